@@ -1,0 +1,1 @@
+"""Measure onegov_orm against bare SQLAlchemy and against other ways to switch schemas."""

@@ -1,0 +1,357 @@
+"""How the prelude travels with psycopg2: in front of the statement, in the same message.
+
+psycopg2 would send ``BEGIN`` as a message of its own. Here the driver is kept out of it (its
+own autocommit is always on), and `SchemaConnection` begins and ends transactions: ``BEGIN``,
+the prelude and the first statement are one simple query, which PostgreSQL executes in order
+and stops at the first error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import psycopg2
+from psycopg2 import errors, extensions
+from psycopg2.sql import Composable
+
+from onegov_orm import _sql
+from onegov_orm._connection import IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
+from onegov_orm._two_phase import TwoPhase
+
+_LEVELS: Final = {
+    extensions.ISOLATION_LEVEL_READ_UNCOMMITTED: "READ UNCOMMITTED",
+    extensions.ISOLATION_LEVEL_READ_COMMITTED: "READ COMMITTED",
+    extensions.ISOLATION_LEVEL_REPEATABLE_READ: "REPEATABLE READ",
+    extensions.ISOLATION_LEVEL_SERIALIZABLE: "SERIALIZABLE",
+}
+_NUMBERS: Final = {name: number for number, name in _LEVELS.items()}
+
+
+class SchemaCursor(extensions.cursor):
+    """A cursor that sends what is due together with its statement."""
+
+    connection: SchemaConnection
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        """Execute the statement, with what is due in front of it."""
+        if isinstance(query, Composable):
+            query = query.as_string(self)
+        preamble = self.connection.prepare(query)
+        if not preamble:
+            super().execute(query, vars)
+            return
+        try:
+            is_bytes = isinstance(query, bytes)
+            super().execute(preamble.encode() + query if is_bytes else preamble + query, vars)
+        except BaseException:
+            self.connection.has_failed()
+            raise
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        """Execute the statement for each set of parameters, after what is due."""
+        self.connection.open_for(query)
+        super().executemany(query, vars_list)
+
+    def callproc(self, procname: Any, parameters: Any = None, /) -> Any:
+        """Call a function, after what is due."""
+        self.connection.open_for(procname)
+        return super().callproc(procname, parameters)
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        """Run a COPY, after what is due."""
+        self.connection.open_for(sql)
+        super().copy_expert(sql, file, size)
+
+    def copy_from(self, *args: Any, **kwargs: Any) -> None:
+        """Copy into a table, after what is due."""
+        self.connection.open_for("")
+        super().copy_from(*args, **kwargs)
+
+    def copy_to(self, *args: Any, **kwargs: Any) -> None:
+        """Copy out of a table, after what is due."""
+        self.connection.open_for("")
+        super().copy_to(*args, **kwargs)
+
+
+class SchemaServerCursor(SchemaCursor):
+    """A cursor on the server, declared in the same message as what is due.
+
+    psycopg2's own refuses to work while the driver's autocommit is on.
+    """
+
+    def __init__(
+        self, connection: SchemaConnection, name: str, scrollable: bool | None, withhold: bool
+    ) -> None:
+        super().__init__(connection)
+        self._server_name = _sql.quote_identifier(name)
+        scroll = {None: "", True: "SCROLL ", False: "NO SCROLL "}[scrollable]
+        hold = "WITH HOLD " if withhold else ""
+        self._declare = f"DECLARE {self._server_name} {scroll}CURSOR {hold}FOR "
+        self._is_declared = False
+        self.itersize = 2000
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        """Declare the cursor for this query."""
+        if isinstance(query, Composable):
+            query = query.as_string(self)
+        if isinstance(query, bytes):
+            query = query.decode()
+        super().execute(self._declare + query, vars)
+        self._is_declared = True
+
+    def fetchone(self) -> Any:
+        """Fetch the next row, None after the last."""
+        self._fetch("1")
+        return super().fetchone()
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        """Fetch the next rows, as many as ``size`` or ``arraysize``."""
+        self._fetch(str(self.arraysize if size is None else size))
+        return super().fetchall()
+
+    def fetchall(self) -> list[Any]:
+        """Fetch all rows that are left."""
+        self._fetch("ALL")
+        return super().fetchall()
+
+    def scroll(self, value: int, mode: Any = "relative") -> None:
+        """Move the cursor by a number of rows, or to a row."""
+        direction = "ABSOLUTE" if mode == "absolute" else "RELATIVE"
+        super().execute(f"MOVE {direction} {int(value)} FROM {self._server_name}")
+
+    def __iter__(self) -> Iterator[Any]:
+        while rows := self.fetchmany(self.itersize):
+            yield from rows
+
+    def __next__(self) -> Any:
+        row = self.fetchone()
+        if row is None:
+            raise StopIteration
+        return row
+
+    def close(self) -> None:
+        """Close the cursor on the server, unless its transaction ended it already."""
+        connection = self.connection
+        if self._is_declared and not connection.closed and not connection.abandoned:
+            self._is_declared = False
+            if connection.get_transaction_status() not in (IDLE, IN_FAILED_TRANSACTION):
+                super().execute(f"CLOSE {self._server_name}")
+        super().close()
+
+    def _fetch(self, count: str) -> None:
+        super().execute(f"FETCH FORWARD {count} FROM {self._server_name}")
+
+
+class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
+    """A psycopg2 connection whose transactions start with its schema's prelude."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._level: str | None = None
+        self._read_only: bool | None = None
+        self._is_deferrable: bool | None = None
+        extensions.connection.set_session(self, autocommit=True)
+        self._reports_search_path = self.get_parameter_status("search_path") is not None
+
+    def prepare(self, query: str | bytes) -> str:
+        """Return what has to be sent in the same message in front of the query."""
+        text = query.decode(errors="replace") if isinstance(query, bytes) else query
+        preamble = self.preamble(text)
+        if preamble and self._wants_autocommit:
+            self.send(preamble)
+            return ""
+        return preamble
+
+    def open_for(self, query: Any) -> None:
+        """Send what is due as a message of its own."""
+        if isinstance(query, Composable):
+            query = query.as_string(self)
+        preamble = self.prepare(query)
+        if preamble:
+            self.send(preamble)
+
+    def send(self, sql: str) -> str:
+        """Execute SQL as it is and return the server's status message."""
+        with extensions.cursor(self) as cursor:
+            try:
+                cursor.execute(sql)
+            except BaseException:
+                self.has_failed()
+                raise
+            return cursor.statusmessage or ""
+
+    def clean(self) -> None:
+        """Make the connection fit for the next customer; an open transaction ends."""
+        if self.abandoned:
+            return
+        self.rollback()
+        sql = self.cleaning()
+        if sql:
+            self.send(sql)
+        self.was_cleaned()
+
+    def cursor(
+        self,
+        name: Any = None,
+        cursor_factory: Any = None,
+        scrollable: bool | None = None,
+        withhold: bool = False,
+    ) -> Any:
+        """Return a cursor; a foreign cursor class makes what is due go ahead of it."""
+        if self.abandoned:
+            self.preamble("")
+        if name is not None:
+            return SchemaServerCursor(self, str(name), scrollable, withhold)
+        factory = cursor_factory or self.cursor_factory or SchemaCursor
+        if not issubclass(factory, SchemaCursor):
+            self.open_for("")
+        return super().cursor(cursor_factory=factory)
+
+    def commit(self) -> None:
+        """Commit; raises ``InFailedSqlTransaction`` where only a rollback is possible."""
+        status = self._transaction_status()
+        if status == IN_FAILED_TRANSACTION:
+            self.rollback()
+            raise errors.InFailedSqlTransaction(
+                "the transaction failed earlier and was rolled back: nothing was committed"
+            )
+        if status != IDLE:
+            self.send(_sql.COMMIT)
+
+    def rollback(self) -> None:
+        """Roll the transaction back, if there is one."""
+        if self.abandoned:
+            return
+        status = self._transaction_status()
+        if status == IN_FAILED_TRANSACTION:
+            self.has_failed()
+        if status != IDLE or self.closed:
+            self.send(_sql.ROLLBACK)
+
+    def close(self) -> None:
+        """Close the connection; in a forked child the socket is left to the parent."""
+        if not self.abandoned:
+            super().close()
+
+    def reset(self) -> None:
+        """Roll back and return to the settings that the connection was opened with."""
+        self._soiled = True
+        self.clean()
+
+    def lobject(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a large object, after what is due."""
+        self.open_for("")
+        return super().lobject(*args, **kwargs)
+
+    def set_isolation_level(self, level: int | str | None) -> None:
+        """Set the level for the transactions to come, 0 means autocommit; an open one ends."""
+        self.rollback()
+        self.set_session(
+            isolation_level=None if level == extensions.ISOLATION_LEVEL_AUTOCOMMIT else level,
+            autocommit=level == extensions.ISOLATION_LEVEL_AUTOCOMMIT,
+        )
+        self._level = _level_name(level)
+
+    def set_session(
+        self,
+        isolation_level: int | str | bytes | None = None,
+        readonly: bool | str | bytes | None = None,
+        deferrable: bool | str | bytes | None = None,
+        autocommit: bool = False,
+    ) -> None:
+        """Set the characteristics of the transactions to come; None leaves one as it is."""
+        if self._transaction_status() != IDLE:
+            raise errors.ActiveSqlTransaction("set_session can't be used inside a transaction")
+        if isolation_level is not None:
+            self._level = _level_name(isolation_level)
+        if readonly is not None:
+            self._read_only = _flag(readonly)
+        if deferrable is not None:
+            self._is_deferrable = _flag(deferrable)
+        self._wants_autocommit = autocommit
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether statements commit by themselves."""
+        return self._wants_autocommit
+
+    @autocommit.setter
+    def autocommit(self, value: bool) -> None:
+        self._wants_autocommit = bool(value)
+
+    @property
+    def isolation_level(self) -> int | None:
+        """The level of the transactions to come, None for the server's default."""
+        return None if self._level is None else _NUMBERS[self._level]
+
+    @isolation_level.setter
+    def isolation_level(self, value: int | str | bytes | None) -> None:
+        self._level = _level_name(value)
+
+    @property
+    def readonly(self) -> bool | None:
+        """Whether the transactions to come are read-only, None for the server's default."""
+        return self._read_only
+
+    @readonly.setter
+    def readonly(self, value: bool | str | bytes | None) -> None:
+        self._read_only = _flag(value)
+
+    @property
+    def deferrable(self) -> bool | None:
+        """Whether the transactions to come are deferrable, None for the server's default."""
+        return self._is_deferrable
+
+    @deferrable.setter
+    def deferrable(self, value: bool | str | bytes | None) -> None:
+        self._is_deferrable = _flag(value)
+
+    @property
+    def status(self) -> int:
+        """``STATUS_READY`` outside a transaction, ``STATUS_BEGIN`` inside one."""
+        if self._is_prepared:
+            return int(extensions.STATUS_PREPARED)
+        is_idle = self._transaction_status() == IDLE
+        return int(extensions.STATUS_READY if is_idle else extensions.STATUS_BEGIN)
+
+    def _transaction_status(self) -> int:
+        return self.get_transaction_status()
+
+    def _reported_search_path(self) -> str | None:
+        return self.get_parameter_status("search_path")
+
+    def _begin(self) -> str:
+        return begin_sql(self._level, self._read_only, self._is_deferrable)
+
+
+def _level_name(level: int | str | bytes | None) -> str | None:
+    if isinstance(level, bytes):
+        level = level.decode()
+    if isinstance(level, str):
+        name = level.upper()
+        if name in _NUMBERS:
+            return name
+        if name == "DEFAULT":
+            return None
+        raise ValueError(f"{level!r} is not an isolation level")
+    if level is None or level == extensions.ISOLATION_LEVEL_AUTOCOMMIT:
+        return None
+    return _LEVELS.get(level)
+
+
+def _flag(value: bool | str | bytes | None) -> bool | None:
+    if isinstance(value, (str, bytes)):
+        text = value.decode() if isinstance(value, bytes) else value
+        if text.upper() != "DEFAULT":
+            raise ValueError(f"{value!r} is neither a truth value nor DEFAULT")
+        return None
+    return None if value is None else bool(value)
+
+
+def connect(*args: Any, connection_factory: Any = None, **kwargs: Any) -> Any:
+    """Connect as ``psycopg2.connect`` does; a class of the caller's is made a base class."""
+    factory: Any = SchemaConnection
+    if isinstance(connection_factory, type):
+        factory = type("SchemaConnection", (SchemaConnection, connection_factory), {})
+    return psycopg2.connect(*args, connection_factory=factory, **kwargs)

@@ -1,0 +1,158 @@
+"""Connection pools that know who holds their connections."""
+
+from __future__ import annotations
+
+import select
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
+
+from onegov_orm._connection import SchemaState
+from onegov_orm.context import current_owner
+from onegov_orm.errors import PoolExhausted
+from onegov_orm.typing import Holder
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
+    from sqlalchemy.pool.base import PoolResetState
+
+
+class Holders:
+    """Who holds which connection of one engine."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders: dict[int, Holder] = {}
+
+    def add(self, record: object) -> None:
+        """Note that the current thread or task took the connection."""
+        holder = Holder(None, current_owner())
+        with self._lock:
+            self._holders[id(record)] = holder
+
+    def name_schema(self, record: object, schema: str | None) -> None:
+        """Note which schema the connection is used for."""
+        with self._lock:
+            holder = self._holders.get(id(record))
+            if holder is not None and holder.schema != schema:
+                self._holders[id(record)] = Holder(schema, holder.owner, holder.since)
+
+    def remove(self, record: object) -> None:
+        """Note that the connection was given back."""
+        with self._lock:
+            self._holders.pop(id(record), None)
+
+    def list(self) -> list[Holder]:
+        """Return the holders, the longest first."""
+        with self._lock:
+            return sorted(self._holders.values(), key=lambda holder: holder.since)
+
+    def clear(self) -> None:
+        """Forget all holders, in a forked child."""
+        self._lock = threading.Lock()
+        self._holders = {}
+
+
+class HolderNamingPool:
+    """Mixed into a pool class: the error of an exhausted pool names the holders."""
+
+    holders: Holders
+
+    def connect(self) -> PoolProxiedConnection:
+        """Check a connection out; raises `PoolExhausted` when the wait is over."""
+        try:
+            return super().connect()  # type: ignore[misc, no-any-return]
+        except PoolExhausted:
+            raise
+        except SQLAlchemyTimeoutError as exc:
+            raise PoolExhausted(exc.args[0], self.holders.list()) from exc
+
+
+def naming_pool_class(pool_class: type[Pool], holders: Holders) -> type[Pool]:
+    """Return a subclass of the pool class that names its holders when it is exhausted."""
+    return type(pool_class.__name__, (HolderNamingPool, pool_class), {"holders": holders})
+
+
+class PoolEvents:
+    """Hands out live connections only, and takes them back without any schema."""
+
+    def __init__(self, holders: Holders) -> None:
+        self.holders = holders
+        #: All open connections, for the ends that a pool knows nothing of: fork, dispose.
+        self.connections: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to the engine and its pools, those of later `dispose` calls included."""
+        for name in ("connect", "checkout", "reset", "checkin", "detach"):
+            event.listen(engine, name, getattr(self, name))
+        event.listen(engine, "engine_connect", self.engine_connect)
+
+    def connect(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        """Remember the connection."""
+        self.connections.add(driver_connection(dbapi_connection))
+
+    def checkout(
+        self, dbapi_connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
+    ) -> None:
+        """Refuse a connection that the server closed while it idled; costs no message."""
+        if _is_readable(driver_connection(dbapi_connection)):
+            raise DisconnectionError("the server closed the connection while it was idle")
+        self.holders.add(record)
+
+    def engine_connect(self, connection: Connection) -> None:
+        """Note which schema a connection is taken for."""
+        schema = connection.get_execution_options().get("schema")
+        if schema is not None:
+            self.holders.name_schema(connection.connection._connection_record, schema)
+
+    def reset(
+        self, dbapi_connection: Any, record: ConnectionPoolEntry, state: PoolResetState
+    ) -> None:
+        """Clean what the customer left on the connection."""
+        connection = driver_connection(dbapi_connection)
+        if state.terminate_only or not isinstance(connection, SchemaState):
+            return
+        connection.clean()
+
+    def checkin(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        """Forget the holder."""
+        self.holders.remove(record)
+
+    def detach(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+        """Forget the holder of a connection that leaves the pool for good."""
+        self.holders.remove(record)
+
+    def abandon(self) -> None:
+        """Let go of all connections without a word to the server, in a forked child."""
+        self.holders.clear()
+        for connection in list(self.connections):
+            connection.abandoned = True
+        _inherited.extend(self.connections)
+        self.connections = weakref.WeakSet()
+
+    def close(self) -> None:
+        """Close all connections, those in use included."""
+        for connection in list(self.connections):
+            connection.close()
+
+
+#: Connections of a parent process, kept so that no finalizer talks on their sockets.
+_inherited: list[Any] = []
+
+
+def driver_connection(dbapi_connection: Any) -> Any:
+    """Return the driver's connection; SQLAlchemy wraps those of asynchronous drivers."""
+    return getattr(dbapi_connection, "driver_connection", dbapi_connection)
+
+
+def _is_readable(connection: Any) -> bool:
+    # An idle connection hears from the server only when it is being closed, or when
+    # something was reported out of turn; in both cases another one is the better choice.
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

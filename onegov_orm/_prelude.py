@@ -1,0 +1,72 @@
+"""The prelude: the settings with which each transaction of a schema starts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from onegov_orm import _sql
+from onegov_orm.names import EXTENSIONS_SCHEMA, SchemaName
+
+_BARE_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Prelude:
+    """What a transaction has to be told before its first statement.
+
+    All of it is local to the transaction, so that the server itself forgets it at the end.
+    ``must_exist`` makes the server refuse a connection's first transaction in a schema that
+    is not there.
+    """
+
+    schema: SchemaName
+    extensions_schema: str = EXTENSIONS_SCHEMA
+    must_exist: bool = True
+
+    @cached_property
+    def search_path(self) -> tuple[str, ...]:
+        """The schemas that unqualified names are looked up in."""
+        return (self.schema, self.extensions_schema)
+
+    @cached_property
+    def local(self) -> str:
+        """The statement that sets all this up until the end of the transaction."""
+        return _sql.set_local_search_path(self.search_path)
+
+    @cached_property
+    def lasting(self) -> str:
+        """The same for a connection without transactions, until it is reset."""
+        return _sql.set_search_path(self.search_path)
+
+    @cached_property
+    def admission(self) -> tuple[str, ...]:
+        """What a connection that comes from another schema has to pass."""
+        return (_sql.require_schema(self.schema),) if self.must_exist else ()
+
+    @cached_property
+    def reported(self) -> str:
+        """The search path as the server reports it after `local`."""
+        return ", ".join(
+            name if _BARE_IDENTIFIER.fullmatch(name) else _sql.quote_identifier(name)
+            for name in self.search_path
+        )
+
+    @cached_property
+    def _bare(self) -> str:
+        return ", ".join(self.search_path)
+
+    def matches(self, reported: str) -> bool:
+        """Tell whether the search path that the server reported is this one.
+
+        Keywords are quoted by the server, hence the second comparison; no schema name
+        contains a quote or a comma.
+        """
+        return reported == self.reported or reported.replace('"', "") == self._bare
+
+
+@lru_cache(maxsize=4096)
+def prelude_of(schema: SchemaName, extensions_schema: str) -> Prelude:
+    """Return the prelude of a schema; the most recent ones are kept."""
+    return Prelude(schema, extensions_schema)

@@ -1,0 +1,121 @@
+"""The session class of both managers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy import insert, inspect
+from sqlalchemy.orm import Session
+
+from onegov_orm._bulk import load, primary_keys, refuse_aggregates
+from onegov_orm._identity import refuse_foreign, refuse_foreign_graph, stamp
+from onegov_orm.changes import Kind
+
+if TYPE_CHECKING:
+    from onegov_orm._changes import Announcer
+    from onegov_orm.transactions import Completion
+
+
+class SchemaSession(Session):
+    """A session that works in one schema, for as long as it lives.
+
+    It adds to SQLAlchemy's session what no event tells: merges, and the methods whose
+    names start with ``bulk_``.
+    """
+
+    announcer: ClassVar[Announcer]
+    #: Whether commit and rollback are left to the ``transaction`` package.
+    joins_transaction: bool = False
+    #: What is to be done when the open transaction ended; see `transactions`.
+    completion: Completion | None = None
+
+    def merge(self, instance: Any, **kwargs: Any) -> Any:
+        """Merge an object; raises `CrossSchemaError` for one of another schema."""
+        refuse_foreign_graph(self, instance)
+        return super().merge(instance, **kwargs)
+
+    def merge_all(self, instances: Iterable[Any], **kwargs: Any) -> Any:
+        """Merge objects; raises `CrossSchemaError` for those of another schema."""
+        instances = list(instances)
+        for instance in instances:
+            refuse_foreign_graph(self, instance)
+        return super().merge_all(instances, **kwargs)
+
+    def bulk_save_objects(
+        self,
+        objects: Iterable[Any],
+        return_defaults: bool = False,
+        update_changed_only: bool = True,
+        preserve_order: bool = True,
+    ) -> None:
+        """Write objects without the unit of work, and announce them."""
+        objects = list(objects)
+        for obj in objects:
+            refuse_foreign(self, inspect(obj))
+        inserts = [obj for obj in objects if inspect(obj).key is None]
+        updates = [
+            obj for obj in objects if inspect(obj).key is not None and inspect(obj).modified
+        ]
+        heard = self.announcer.is_heard(Kind.INSERT) and bool(inserts)
+        super().bulk_save_objects(
+            objects, return_defaults or heard, update_changed_only, preserve_order
+        )
+        if heard:
+            self.announcer.announce(self, Kind.INSERT, inserts)
+        if self._announces(Kind.UPDATE):
+            self.announcer.announce(self, Kind.UPDATE, updates)
+
+    def bulk_insert_mappings(
+        self,
+        mapper: Any,
+        mappings: Iterable[dict[str, Any]],
+        return_defaults: bool = False,
+        render_nulls: bool = False,
+    ) -> None:
+        """Insert rows given as dictionaries, and announce them as objects."""
+        mappings = list(mappings)
+        if not mappings or not self.announcer.is_heard(Kind.INSERT):
+            super().bulk_insert_mappings(mapper, mappings, return_defaults, render_nulls)
+            return
+        target: Any = inspect(mapper)
+        statement = insert(target.entity).returning(target.entity, sort_by_parameter_order=True)
+        options = {"render_nulls": render_nulls}
+        objects = self.scalars(statement, mappings, execution_options=options).all()
+        if return_defaults:
+            _fill_primary_keys(target, mappings, objects)
+
+    def bulk_update_mappings(self, mapper: Any, mappings: Iterable[dict[str, Any]]) -> None:
+        """Update rows by primary key, given as dictionaries, and announce them as objects."""
+        mappings = list(mappings)
+        target: Any = inspect(mapper)
+        if not self.announcer.current.ignores_bulk_updates.get():
+            refuse_aggregates(target, Kind.UPDATE)
+        super().bulk_update_mappings(mapper, mappings)
+        if mappings and self._announces(Kind.UPDATE):
+            objects = list(load(self, target, primary_keys(target, mappings)))
+            self.announcer.announce(self, Kind.UPDATE, objects)
+
+    def _announces(self, kind: Kind) -> bool:
+        return self.announcer.is_heard(kind) and not (
+            kind is Kind.UPDATE and self.announcer.current.ignores_bulk_updates.get()
+        )
+
+    def _before_attach(self, state: Any, obj: Any) -> bool:
+        # SQLAlchemy's event of this name comes after its own check, which knows of no
+        # schemas: an object that is still in its session would get that other error.
+        refuse_foreign(self, state)
+        return super()._before_attach(state, obj)  # type: ignore[misc, no-any-return]
+
+    def __del__(self) -> None:
+        # No event tells that a session went away without being closed.
+        identity_map = self.__dict__.get("identity_map")
+        if identity_map is not None:
+            for state in identity_map.all_states():
+                stamp(state, self.info.get("schema"))
+
+
+def _fill_primary_keys(mapper: Any, mappings: list[dict[str, Any]], objects: Any) -> None:
+    names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+    for mapping, obj in zip(mappings, objects, strict=True):
+        mapping.update({name: getattr(obj, name) for name in names})

@@ -1,0 +1,164 @@
+"""All SQL text of the library, and the one function that quotes identifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from onegov_orm.errors import ConfigurationError
+
+#: What a connection sees before any schema is chosen. ``pg_catalog`` stands first, so
+#: that the server refuses to create anything there.
+NEUTRAL_PATH: Final = "pg_catalog"
+
+COMMIT: Final = "COMMIT"
+ROLLBACK: Final = "ROLLBACK"
+DISCARD_ALL: Final = "DISCARD ALL"
+RESET_SEARCH_PATH: Final = "RESET search_path"
+
+#: Ends what one customer can leave on a connection in secret, by a function or a trigger:
+#: ``lastval()``, temporary tables, notifications, open cursors and session locks.
+#: Together these cost the server some 5 microseconds.
+CLEANSE: Final = (
+    "DISCARD SEQUENCES; DISCARD TEMP; UNLISTEN *; CLOSE ALL; SELECT pg_advisory_unlock_all()"
+)
+
+SERVER_VERSION: Final = "SHOW server_version_num"
+
+LIST_SCHEMAS: Final = """
+    SELECT nspname FROM pg_catalog.pg_namespace
+    WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+    AND (CAST(:prefix AS text) IS NULL OR starts_with(nspname, CAST(:prefix AS text)))
+    ORDER BY nspname
+"""
+
+SCHEMA_EXISTS: Final = """
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = :schema)
+"""
+
+LOCK: Final = "SELECT pg_catalog.pg_advisory_xact_lock(:key)"
+
+#: One row per required extension: its name, the schema it lives in (null: not created),
+#: whether the server could create it.
+EXTENSIONS: Final = """
+    SELECT wanted.name, namespace.nspname, available.name IS NOT NULL
+    FROM unnest(CAST(:names AS text[])) AS wanted(name)
+    LEFT JOIN pg_catalog.pg_extension AS extension ON extension.extname = wanted.name
+    LEFT JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = extension.extnamespace
+    LEFT JOIN pg_catalog.pg_available_extensions AS available ON available.name = wanted.name
+"""
+
+#: What a schema holds, as two arrays: relations (tables, views, indexes, sequences) and
+#: types. No row means that there is no such schema.
+INVENTORY: Final = """
+    SELECT
+        ARRAY(SELECT CAST(relname AS text) FROM pg_catalog.pg_class
+              WHERE relnamespace = namespace.oid),
+        ARRAY(SELECT CAST(typname AS text) FROM pg_catalog.pg_type
+              WHERE typnamespace = namespace.oid AND typtype IN ('e', 'd'))
+    FROM pg_catalog.pg_namespace AS namespace WHERE nspname = :schema
+"""
+
+
+def quote_identifier(name: str) -> str:
+    """Return the name as a quoted identifier, whatever characters it has.
+
+    Raises ``ValueError`` for a null character, which PostgreSQL can't store.
+    """
+    if "\x00" in name:
+        raise ValueError("an identifier can't contain a null character")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(text: str) -> str:
+    """Return the text as a string literal, for statements that take no parameters."""
+    if "\x00" in text:
+        raise ValueError("a literal can't contain a null character")
+    escaped = text.replace("'", "''")
+    return "E'" + escaped.replace("\\", "\\\\") + "'" if "\\" in text else f"'{escaped}'"
+
+
+def search_path(schemas: Iterable[str]) -> str:
+    """Return the schemas as PostgreSQL reads a search path."""
+    return ", ".join(quote_identifier(schema) for schema in schemas)
+
+
+def set_local_search_path(schemas: Iterable[str]) -> str:
+    """Set the search path until the end of the transaction."""
+    return f"SET LOCAL search_path TO {search_path(schemas)}"
+
+
+def set_search_path(schemas: Iterable[str]) -> str:
+    """Set the search path until the end of the connection."""
+    return f"SET search_path TO {search_path(schemas)}"
+
+
+def require_schema(schema: str) -> str:
+    """Fail on the server unless the schema exists."""
+    return f"SELECT {quote_literal(quote_identifier(schema))}::pg_catalog.regnamespace"
+
+
+def begin(isolation_level: str | None, read_only: bool | None, deferrable: bool | None) -> str:
+    """Begin a transaction with these characteristics; None leaves the server's default."""
+    parts = ["BEGIN"]
+    if isolation_level is not None:
+        parts.append(f"ISOLATION LEVEL {isolation_level}")
+    if read_only is not None:
+        parts.append("READ ONLY" if read_only else "READ WRITE")
+    if deferrable is not None:
+        parts.append("DEFERRABLE" if deferrable else "NOT DEFERRABLE")
+    return " ".join(parts)
+
+
+def create_schema(schema: str) -> str:
+    """Create a schema that must not exist yet."""
+    return f"CREATE SCHEMA {quote_identifier(schema)}"
+
+
+def create_schema_if_not_exists(schema: str) -> str:
+    """Create a schema unless it exists."""
+    return f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}"
+
+
+def create_extension(extension: str, schema: str) -> str:
+    """Create an extension in a schema, unless it exists."""
+    return (
+        f"CREATE EXTENSION IF NOT EXISTS {quote_identifier(extension)} "
+        f"SCHEMA {quote_identifier(schema)}"
+    )
+
+
+def move_extension(extension: str, schema: str) -> str:
+    """Move an extension to another schema."""
+    return f"ALTER EXTENSION {quote_identifier(extension)} SET SCHEMA {quote_identifier(schema)}"
+
+
+def grant_create_on_database(database: str, role: str) -> str:
+    """Let a role create schemas and trusted extensions."""
+    return f"GRANT CREATE ON DATABASE {quote_identifier(database)} TO {quote_identifier(role)}"
+
+
+def prepare_transaction(xid: str) -> str:
+    """Prepare the open transaction for a commit in two phases."""
+    return f"PREPARE TRANSACTION {quote_literal(xid)}"
+
+
+def commit_prepared(xid: str) -> str:
+    """Commit a prepared transaction."""
+    return f"COMMIT PREPARED {quote_literal(xid)}"
+
+
+def rollback_prepared(xid: str) -> str:
+    """Roll a prepared transaction back."""
+    return f"ROLLBACK PREPARED {quote_literal(xid)}"
+
+
+def startup_options(settings: dict[str, str]) -> str:
+    """Return settings as libpq's ``options`` parameter, sent while connecting."""
+    words = []
+    for name, value in settings.items():
+        if not name.replace("_", "").replace(".", "").isalnum():
+            raise ConfigurationError(f"{name!r} is not the name of a PostgreSQL setting")
+        escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
+        words.append(f"-c {name}={escaped}")
+    return " ".join(words)

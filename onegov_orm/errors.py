@@ -1,0 +1,171 @@
+"""Every error of the library, in one tree.
+
+::
+
+    OrmError
+    ├── ConfigurationError (ValueError)
+    ├── InvalidSchemaName (ValueError)
+    ├── NoCurrentSchema (LookupError)
+    ├── SchemaNotFound (LookupError)
+    ├── SchemaExists
+    ├── UnsupportedDatabase
+    ├── ExtensionUnavailable
+    ├── ExtensionMisplaced
+    ├── PermissionDenied
+    ├── CrossSchemaError
+    ├── SearchPathMoved
+    ├── ForeignConnection
+    ├── BulkChangeNotSupported
+    └── PoolExhausted (sqlalchemy.exc.TimeoutError)
+
+An error carries its data as attributes, and its message says how to mend it.
+Errors of the server reach the caller as SQLAlchemy's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
+
+if TYPE_CHECKING:
+    from onegov_orm.typing import Holder
+
+
+class OrmError(Exception):
+    """Something went wrong in onegov_orm."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
+
+
+class ConfigurationError(OrmError, ValueError):
+    """The manager was given options that contradict what it guarantees."""
+
+
+class InvalidSchemaName(OrmError, ValueError):
+    """The text is not a valid schema name."""
+
+    def __init__(self, name: object, rule: str) -> None:
+        self.name = name
+        self.rule = rule
+        shown = repr(name)
+        if len(shown) > 100:
+            shown = f"{shown[:97]}..."
+        super().__init__(f"{shown} is not a valid schema name: {rule}")
+
+
+class NoCurrentSchema(OrmError, LookupError):
+    """No schema is current in this thread or task: call set_current_schema(name) first."""
+
+
+class SchemaNotFound(OrmError, LookupError):
+    """The schema does not exist on the database."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        super().__init__(
+            f'the schema "{schema}" does not exist on the database, '
+            "and creating it was not asked for"
+        )
+
+
+class SchemaExists(OrmError):
+    """The schema exists on the database already."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        super().__init__(
+            f'the schema "{schema}" exists already: '
+            "use create_schema_if_not_exists() if that is fine"
+        )
+
+
+class UnsupportedDatabase(OrmError):
+    """Only PostgreSQL 14 and newer is supported."""
+
+
+class ExtensionUnavailable(OrmError):
+    """A required extension is not installed on the server's machine."""
+
+    def __init__(self, extension: str, server_version: int, package: str) -> None:
+        self.extension = extension
+        self.server_version = server_version
+        self.package = package
+        super().__init__(
+            f'the extension "{extension}" is not installed on this PostgreSQL {server_version} '
+            f"server: install the Debian package {package} on the server's machine, "
+            "or take the extension out of required_extensions"
+        )
+
+
+class ExtensionMisplaced(OrmError):
+    """A required extension lives in a schema that sessions do not see."""
+
+    def __init__(self, extension: str, found_in: str, sql: str) -> None:
+        self.extension = extension
+        self.found_in = found_in
+        self.sql = sql
+        super().__init__(
+            f'the extension "{extension}" lives in the schema "{found_in}", '
+            f"which is on no session's search path: run {sql}"
+        )
+
+
+class PermissionDenied(OrmError):
+    """The database user lacks a right."""
+
+    def __init__(self, reason: str, sql: str) -> None:
+        self.sql = sql
+        super().__init__(f"{reason.strip()}. An administrator has to run: {sql}")
+
+
+class CrossSchemaError(OrmError):
+    """An object of one schema was given to a session of another."""
+
+    def __init__(self, obj: object, owner: str, session: str) -> None:
+        self.owner = owner
+        self.session = session
+        super().__init__(
+            f'a {type(obj).__name__} of schema "{owner}" was given to a session of schema '
+            f'"{session}": to copy it on purpose, detach it and call '
+            "sqlalchemy.orm.make_transient() on it first"
+        )
+
+
+class SearchPathMoved(OrmError):
+    """Somebody moved the search path of a session in the middle of its transaction."""
+
+    def __init__(self, expected: str, found: str | None) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"the search path should be {expected} but is {found}: "
+            "find the SET or set_config that moved it, or use a session of that other schema"
+        )
+
+
+class ForeignConnection(OrmError):
+    """The connection was opened before the fork and belongs to the parent process.
+
+    In a forked child, call ``mgr.session()`` anew: it opens a connection of the child's own.
+    """
+
+
+class BulkChangeNotSupported(OrmError):
+    """The rows that a bulk change touches can't be announced to the subscribers."""
+
+
+class PoolExhausted(OrmError, SQLAlchemyTimeoutError):
+    """All connections of the pool are in use."""
+
+    def __init__(self, reason: str, holders: Sequence[Holder]) -> None:
+        self.holders = tuple(holders)
+        lines = [f"  {holder}" for holder in self.holders]
+        super().__init__(
+            f"{reason.strip()}\nThe connections are held by:\n"
+            + ("\n".join(lines) or "  nobody that is known")
+            + "\nLet sessions end sooner (commit, abort, or `with mgr.schema(...)`), or raise "
+            "pool_size and max_overflow in pool_config."
+        )

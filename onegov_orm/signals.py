@@ -1,0 +1,40 @@
+"""The signals of one manager."""
+
+from __future__ import annotations
+
+from blinker import Signal
+
+
+class Signals:
+    """The blinker signals of one manager, each sent with the schema's name as sender.
+
+    ``signal.connect(subscriber)`` hears every schema,
+    ``signal.connect_via('towns-bern')`` one.
+    """
+
+    def __init__(self) -> None:
+        self.on_schema_init = Signal(
+            doc="A schema was made and is about to be committed: (schema, connection)"
+        )
+        self.on_transaction_join = Signal(
+            doc="A session of the schema began a transaction: (schema, session)"
+        )
+        self.on_insert = Signal(doc="An object was inserted: (schema, obj)")
+        self.on_update = Signal(doc="An object with a net change was updated: (schema, obj)")
+        self.on_delete = Signal(doc="An object was deleted: (schema, session, obj)")
+        self.on_commit = Signal(
+            doc="A transaction was committed, with its net changes: (schema, changes)"
+        )
+        self.on_hook_error = Signal(
+            doc="Post-processing or an on_commit subscriber failed: (schema, error, hook)"
+        )
+
+    @property
+    def hears_changes(self) -> bool:
+        """Whether anybody listens to inserts, updates, deletes or commits."""
+        return bool(
+            self.on_insert.receivers
+            or self.on_update.receivers
+            or self.on_delete.receivers
+            or self.on_commit.receivers
+        )

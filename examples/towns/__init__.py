@@ -1,0 +1,1 @@
+"""The directory and the rooms of several towns, one schema for each."""

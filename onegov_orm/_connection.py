@@ -118,6 +118,7 @@ class SchemaState:
         lasting = self.prelude.lasting if self.prelude else _sql.RESET_SEARCH_PATH
         self._lasting_prelude = self.prelude
         self._is_lasting_current = True
+        self._prelude_due = False
         return "; ".join([*self._admission(), lasting]) + ";\n"
 
     def _is_lasting_due(self) -> bool:
@@ -166,6 +167,10 @@ class SchemaState:
             self._soiled = True
         if effects & Effects.MOVES_PATH and not self._reports_search_path:
             self._prelude_due = True
+
+    def clean(self) -> None:
+        """Make the connection fit for the next customer; an open transaction ends."""
+        raise NotImplementedError
 
     def _transaction_status(self) -> int:
         raise NotImplementedError

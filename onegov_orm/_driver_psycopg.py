@@ -7,7 +7,6 @@ simple query: as many round trips as psycopg makes by itself.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import psycopg
@@ -92,7 +91,7 @@ class SchemaConnection(TwoPhase, SchemaState, psycopg.Connection[Any]):
 
     def clean(self) -> None:
         """Make the connection fit for the next customer; an open transaction ends."""
-        if self.abandoned:
+        if self.abandoned or self.closed:
             return
         self.rollback()
         sql = self.cleaning()
@@ -111,7 +110,7 @@ class SchemaConnection(TwoPhase, SchemaState, psycopg.Connection[Any]):
 
     def rollback(self) -> None:
         """Roll the transaction back, if there is one."""
-        if self.abandoned:
+        if self.abandoned or self.closed:
             return
         if self._transaction_status() == IN_FAILED_TRANSACTION:
             self.has_failed()
@@ -122,12 +121,12 @@ class SchemaConnection(TwoPhase, SchemaState, psycopg.Connection[Any]):
         if not self.abandoned:
             super().close()
 
-    def pipeline(self) -> AbstractContextManager[Any]:
+    def pipeline(self) -> Any:
         """Return a pipeline of psycopg's, after what is due."""
         self.open_for("")
         return super().pipeline()
 
-    def transaction(self, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+    def transaction(self, *args: Any, **kwargs: Any) -> Any:
         """Return a block of psycopg's: a savepoint in the transaction that is open."""
         self.open_for("")
         return super().transaction(*args, **kwargs)

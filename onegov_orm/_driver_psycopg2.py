@@ -9,6 +9,7 @@ and stops at the first error.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import psycopg2
@@ -120,7 +121,7 @@ class SchemaServerCursor(SchemaCursor):
         direction = "ABSOLUTE" if mode == "absolute" else "RELATIVE"
         super().execute(f"MOVE {direction} {int(value)} FROM {self._server_name}")
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         while rows := self.fetchmany(self.itersize):
             yield from rows
 
@@ -183,7 +184,7 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
 
     def clean(self) -> None:
         """Make the connection fit for the next customer; an open transaction ends."""
-        if self.abandoned:
+        if self.abandoned or self.closed:
             return
         self.rollback()
         sql = self.cleaning()
@@ -191,22 +192,21 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
             self.send(sql)
         self.was_cleaned()
 
-    def cursor(
+    def cursor(  # type: ignore[override]
         self,
         name: Any = None,
         cursor_factory: Any = None,
         scrollable: bool | None = None,
         withhold: bool = False,
     ) -> Any:
-        """Return a cursor; a foreign cursor class makes what is due go ahead of it."""
+        """Return a cursor of the class asked for, which sends what is due by itself."""
         if self.abandoned:
             self.preamble("")
+        given: Any = cursor_factory if cursor_factory is not None else self.cursor_factory
         if name is not None:
-            return SchemaServerCursor(self, str(name), scrollable, withhold)
-        factory = cursor_factory or self.cursor_factory or SchemaCursor
-        if not issubclass(factory, SchemaCursor):
-            self.open_for("")
-        return super().cursor(cursor_factory=factory)
+            server_class: Any = cursor_class(SchemaServerCursor, given)
+            return server_class(self, str(name), scrollable, withhold)
+        return super().cursor(cursor_factory=cursor_class(SchemaCursor, given))
 
     def commit(self) -> None:
         """Commit; raises ``InFailedSqlTransaction`` where only a rollback is possible."""
@@ -221,12 +221,12 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
 
     def rollback(self) -> None:
         """Roll the transaction back, if there is one."""
-        if self.abandoned:
+        if self.abandoned or self.closed:
             return
         status = self._transaction_status()
         if status == IN_FAILED_TRANSACTION:
             self.has_failed()
-        if status != IDLE or self.closed:
+        if status != IDLE:
             self.send(_sql.ROLLBACK)
 
     def close(self) -> None:
@@ -323,6 +323,16 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
 
     def _begin(self) -> str:
         return begin_sql(self._level, self._read_only, self._is_deferrable)
+
+
+@lru_cache(maxsize=64)
+def cursor_class(own: type[SchemaCursor], given: Any) -> type[SchemaCursor]:
+    """Return a cursor class of ours, with the caller's as a base class."""
+    if given is None or (isinstance(given, type) and issubclass(own, given)):
+        return own
+    if isinstance(given, type) and issubclass(given, extensions.cursor):
+        return type(f"Schema{given.__name__}", (own, given), {})
+    raise TypeError(f"cursor_factory has to be a class of cursors, not {given!r}")
 
 
 def _level_name(level: int | str | bytes | None) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from onegov_orm._embedded_account import Account, program_environment
 from onegov_orm._embedded_binaries import Binaries
 from onegov_orm._embedded_errors import EmbeddedServerError
-from onegov_orm._embedded_guard import QuietProcess, try_lock
+from onegov_orm._embedded_guard import Guard, QuietProcess, try_lock
 
 _LOCK_POLL_SECONDS = 0.02
 _PASSWORD_BYTES = 24
@@ -47,16 +47,27 @@ class Cluster:
             )
         return result.stdout
 
-    def initialise(self, scratch: Path) -> None:
+    def initialise(self, guard: Guard, scratch: Path) -> None:
         """Fill the empty directory; the scratch directory passes the password on."""
         password = secrets.token_urlsafe(_PASSWORD_BYTES)
         password_file = scratch / "password"
         self.account.write_private_file(password_file, password)
+        command = [self.binaries.program("initdb"), *self._initdb_arguments(password_file)]
+        process = guard.spawn(command, program_environment(), subprocess.PIPE)
         try:
-            self.run("initdb", *self._initdb_arguments(password_file))
+            output, _ = process.communicate()
         finally:
-            password_file.unlink()
+            process.kill()
+            process.wait()
+        guard.mark_settled()
+        if process.returncode != 0:
+            raise EmbeddedServerError(
+                f"initdb failed with exit status {process.returncode}",
+                output.decode(errors="replace"),
+            )
+        password_file.unlink()
         self.account.write_private_file(self.password_path, password)
+        guard.mark_initialised()
 
     def _initdb_arguments(self, password_file: Path) -> list[str]:
         return [
@@ -71,24 +82,13 @@ class Cluster:
             "--no-sync",
         ]
 
-    def spawn(self, settings: Mapping[str, str]) -> QuietProcess:
+    def spawn(self, guard: Guard, settings: Mapping[str, str]) -> QuietProcess:
         """Start the server, which says in its log how it fares."""
         arguments = [f"--{name}={value}" for name, value in settings.items()]
-        foreign = not self.account.is_current
+        command = [self.binaries.program("postgres"), "-D", str(self.directory), *arguments]
         log = self.account.open_log(self.log_path)
         try:
-            return QuietProcess(
-                [self.binaries.program("postgres"), "-D", str(self.directory), *arguments],
-                env=program_environment(),
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                user=self.account.uid if foreign else None,
-                group=self.account.gid if foreign else None,
-                extra_groups=() if foreign else None,
-            )
+            return guard.spawn(command, program_environment(), log)
         finally:
             os.close(log)
 
@@ -98,7 +98,7 @@ class Cluster:
         self.account.write_private_file(self._socket_note, f"{self.directory}\n{path}")
 
     def remembered_socket_directory(self) -> Path | None:
-        """Return the noted directory if it still exists; a replica's copied note does not count."""
+        """Return the noted directory if it exists; the note copied to a replica does not count."""
         try:
             place, _, path = self._socket_note.read_text(encoding="utf-8").partition("\n")
         except FileNotFoundError:

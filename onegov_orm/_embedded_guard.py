@@ -22,15 +22,27 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypedDict
 
 _WATCHING = b"watching\n"
-_INITIALISED = b"initialised\n"
+_INITIALISED = "initialised"
+_PROGRAM = "program"
+_GATE = 'read go && exec "$0" "$@" </dev/null'
 _STOP_SECONDS = 10.0
+_END_SECONDS = 5.0
 _REMOVE_SECONDS = 5.0
 _POLL_SECONDS = 0.005
+
+
+class Identity(TypedDict, total=False):
+    """Whom a process runs as, if not as its parent."""
+
+    user: int
+    group: int
+    extra_groups: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,12 @@ class Plan:
     def pid_file(self) -> Path:
         return Path(self.data_directory, "postmaster.pid")
 
+    def identity(self) -> Identity:
+        """Return the arguments that start a process as the server's user."""
+        if self.user is None or self.group is None:
+            return {}
+        return {"user": self.user, "group": self.group, "extra_groups": ()}
+
     def control(self, *arguments: str) -> bool:
         """Run pg_ctl as the server's user and tell whether it succeeded."""
         command = [self.pg_ctl, *arguments]
@@ -60,9 +78,7 @@ class Plan:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
-            user=self.user,
-            group=self.group,
-            extra_groups=None if self.user is None else (),
+            **self.identity(),
         )
         return result.returncode == 0
 
@@ -83,17 +99,33 @@ def _is_gone(path: Path, timeout: float) -> bool:
     return True
 
 
-def carry_out(plan: Plan, initialised: bool) -> None:
+def carry_out(plan: Plan, messages: list[str]) -> None:
     """Stop the server and remove what shall not stay, unless somebody else still uses it."""
+    _end_program(_last_program(messages))
     if plan.lock is not None and not try_lock(plan.lock, fcntl.LOCK_EX):
         return
     _force_stop(plan)
     for directory in plan.remove:
         _remove_directory(directory)
-    for directory in () if initialised else plan.remove_unless_initialised:
+    for directory in () if _INITIALISED in messages else plan.remove_unless_initialised:
         _remove_directory(directory)
     if plan.lock is not None:
         fcntl.flock(plan.lock, fcntl.LOCK_UN)
+
+
+def _last_program(messages: list[str]) -> int:
+    pids = [int(line.split()[1]) for line in messages if line.startswith(_PROGRAM)]
+    return pids[-1] if pids else 0
+
+
+def _end_program(pid: int) -> None:
+    """End an initdb or a server that is not ready yet, with its children."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        for number in (signal.SIGTERM, signal.SIGKILL) if pid else ():
+            deadline = time.monotonic() + _END_SECONDS
+            while time.monotonic() < deadline:
+                os.killpg(pid, number)
+                time.sleep(_POLL_SECONDS)
 
 
 def try_lock(descriptor: int, kind: int) -> bool:
@@ -136,7 +168,7 @@ class Guard:
     def __init__(self, plan: Plan) -> None:
         self.owner = os.getpid()
         self._plan = plan
-        self._initialised = False
+        self._messages: list[str] = []
         reading, self._pipe = os.pipe()
         try:
             self._process = _start_guard(plan, reading)
@@ -162,10 +194,44 @@ class Guard:
 
     def mark_initialised(self) -> None:
         """Tell the guard that the data directory is complete."""
-        self._initialised = True
+        self._tell(_INITIALISED)
+
+    def spawn(
+        self, command: Sequence[str], environment: Mapping[str, str], output: int
+    ) -> QuietProcess:
+        """Start a program as the server's user, once the guard knows of it.
+
+        The guard ends it with the owner, until `mark_settled` is called.
+        """
+        reading, gate = os.pipe()
+        try:
+            process = QuietProcess(
+                ["/bin/sh", "-c", _GATE, *command],
+                env=environment,
+                cwd="/",
+                stdin=reading,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **self._plan.identity(),
+            )
+            self._tell(f"{_PROGRAM} {process.pid}")
+            with contextlib.suppress(BrokenPipeError):
+                os.write(gate, b"go\n")
+        finally:
+            os.close(reading)
+            os.close(gate)
+        return process
+
+    def mark_settled(self) -> None:
+        """Tell the guard that the program has ended, or is a server that it can find."""
+        self._tell(f"{_PROGRAM} 0")
+
+    def _tell(self, message: str) -> None:
+        self._messages.append(message)
         # without the guard, `release` does its work
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._pipe, _INITIALISED)
+            os.write(self._pipe, f"{message}\n".encode())
 
     def release(self) -> None:
         """Let the guard do its work, and wait for it; in a forked child, do nothing."""
@@ -173,7 +239,7 @@ class Guard:
             return
         self._close_pipe()
         if self._process.wait() != 0:
-            carry_out(self._plan, self._initialised)
+            carry_out(self._plan, self._messages)
         self._close_others()
 
     def abandon(self) -> None:
@@ -230,8 +296,7 @@ def main(plan: Plan) -> None:
     # the owner may be gone already
     with contextlib.suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), _WATCHING)
-    messages = sys.stdin.buffer.read()
-    carry_out(plan, initialised=_INITIALISED in messages)
+    carry_out(plan, sys.stdin.read().splitlines())
 
 
 if __name__ == "__main__":

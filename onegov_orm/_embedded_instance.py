@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -25,7 +26,7 @@ from onegov_orm._embedded_options import LOOPBACK, Options
 from onegov_orm._embedded_postmaster import Postmaster, running_postmaster
 
 _DEFAULT_PORT = 5432
-_RETRY_SECONDS = 3.0
+_RETRY_SECONDS = 2.0
 _RETRY_PAUSE_SECONDS = 0.05
 _REAP_SECONDS = 5.0
 _POLL_SECONDS = 0.005
@@ -42,6 +43,7 @@ class Instance:
     socket_directory: Path
     port: int
     process: QuietProcess | None = None
+    has_served: bool = False
 
     def postmaster(self) -> Postmaster | None:
         """Return the running server."""
@@ -57,21 +59,34 @@ class Instance:
                 transient = any(text in error.log for text in _TRANSIENT_FAILURES)
                 if not transient or time.monotonic() > deadline:
                     raise
+            if self.options.tcp and not self.has_served:
+                self.port = _choose_port(self.options)
             time.sleep(_RETRY_PAUSE_SECONDS)
 
     def _launch_once(self) -> None:
         self._reap(0)
         log_start = self.cluster.log_size()
         settings = self.options.server_settings(self.socket_directory, self.port)
-        self.process = self.cluster.spawn(settings)
-        if not self._becomes_ready(self.process):
-            self.process.kill()
-            self._reap(_REAP_SECONDS)
+        self.process = self.cluster.spawn(self.guard, settings)
+        ready = False
+        try:
+            ready = self._becomes_ready(self.process)
+        finally:
+            if not ready:
+                self._end_process(self.process)
+            self.guard.mark_settled()
+        if not ready:
             raise EmbeddedServerError(
                 f"PostgreSQL {self.cluster.binaries.version} did not start "
                 f"on {self.cluster.directory}",
                 self.cluster.read_log(log_start),
             )
+        self.has_served = True
+
+    def _end_process(self, process: QuietProcess) -> None:
+        for number in (signal.SIGQUIT, signal.SIGKILL):
+            process.send_signal(number)
+            self._reap(_REAP_SECONDS)
 
     def _becomes_ready(self, process: QuietProcess) -> bool:
         deadline = time.monotonic() + self.options.start_timeout
@@ -190,8 +205,7 @@ def _set_up(instance: Instance) -> None:
             if not directory.exists():
                 cluster.account.make_directory(directory)
         if cluster_version(cluster.directory) is None:
-            cluster.initialise(instance.socket_directory)
-            instance.guard.mark_initialised()
+            cluster.initialise(instance.guard, instance.socket_directory)
         cluster.remember_socket_directory(instance.socket_directory)
         instance.launch()
     _check_guard(instance.guard)

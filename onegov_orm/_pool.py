@@ -100,7 +100,8 @@ class PoolEvents:
         self, dbapi_connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
     ) -> None:
         """Refuse a connection that the server closed while it idled; costs no message."""
-        if _is_readable(driver_connection(dbapi_connection)):
+        connection = driver_connection(dbapi_connection)
+        if connection.closed or _is_readable(connection):
             raise DisconnectionError("the server closed the connection while it was idle")
         self.holders.add(record)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -60,6 +61,12 @@ class SessionStore:
         for session in self.all():
             session.close()
         self._sessions.clear()
+
+    def __del__(self) -> None:
+        # The thread or task is over; nothing can use its sessions any more, but their
+        # cycles would keep the connections until the next garbage collection.
+        if self._sessions and not sys.is_finalizing():
+            self.close()
 
     def _evict(self, newest: str) -> None:
         surplus = len(self._sessions) - _MAX_IDLE_SESSIONS
@@ -328,10 +335,10 @@ class SessionManager(BaseSessionManager):
         store = self._store()
         session: Any = self.session_factory(**self.options_of(schema))
         session.joins_transaction = store.joins
-        is_unit = isinstance(store, Unit)
-        if is_unit:
+        if isinstance(store, Unit):
             session.completion = store.completion
-        if self._expires is None and (is_unit or store.joins) and not self._keep_session:
+        is_closed = isinstance(store, Unit) or (store.joins and not self._keep_session)
+        if self._expires is None and is_closed:
             # Such a session is closed after the commit: there is nothing that could become
             # stale in it, and post-processing can read the objects.
             session.expire_on_commit = False

@@ -25,6 +25,7 @@ import pytest
 import sqlalchemy as sa
 
 from onegov_orm import _embedded_binaries as finding
+from onegov_orm import _embedded_instance
 from onegov_orm._embedded_account import Account, server_account
 from onegov_orm.embedded import (
     EmbeddedServer,
@@ -315,6 +316,19 @@ def test_port_in_use() -> None:
             server.start()
 
 
+def test_port_that_was_taken_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken, socket.socket() as free:
+        for each in (taken, free):
+            each.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = [taken.getsockname()[1], free.getsockname()[1]]
+        free.close()
+        monkeypatch.setattr(_embedded_instance, "_free_port", lambda: ports.pop(0))
+        with EmbeddedServer(tcp=True) as server:
+            assert ports == []
+            assert query(server.dsn(), "select 1") == (1,)
+
+
 # databases and programs
 
 
@@ -461,15 +475,22 @@ def test_killed_owner_of_kept_data(shelf: Path, start_owner: Callable[..., Owner
 
 
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("milliseconds", [0, 20, 60, 120, 200])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("milliseconds", [0, 20, 60, 120, 200, 300])
 def test_owner_killed_while_it_starts(
-    milliseconds: int, keep: bool, temporary: Path, shelf: Path, start_owner: Callable[..., Owner]
+    milliseconds: int,
+    signal_number: int,
+    keep: bool,
+    temporary: Path,
+    shelf: Path,
+    start_owner: Callable[..., Owner],
 ) -> None:
     owner = start_owner(data_directory=str(shelf / "data"), keep=keep)
     wait_until((shelf / "data").exists)
     wait_until(lambda: any(temporary.iterdir()))
     time.sleep(milliseconds / 1000)
-    owner.kill()
+    owner.process.send_signal(signal_number)
+    owner.process.wait(WAIT_SECONDS)
     wait_until(lambda: not any(temporary.iterdir()))
     with EmbeddedServer(data_directory=shelf / "data", keep=True) as server:
         assert server.is_running

@@ -1,0 +1,152 @@
+"""What was measured: as tables for people, JSON for machines, and Markdown for the README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import imports, memory, provisioning, requests
+from benchmarks.contestants import OURS
+from benchmarks.measure import Summary
+
+
+@dataclass
+class Report:
+    """Everything that one run measured; what it left out is empty."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    requests: list[requests.Result] = field(default_factory=list)
+    provisioning: list[provisioning.Row] = field(default_factory=list)
+    long: provisioning.LongRow | None = None
+    memory: memory.Growth | None = None
+    imports: imports.ImportTimes | None = None
+
+    def write_json(self, path: Path) -> None:
+        """Write all figures."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table, before it is known how it is shown."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def grids(report: Report) -> list[Grid]:
+    """Return the tables of a report."""
+    found = [_requests_grid(result) for result in report.requests]
+    if report.provisioning:
+        found.append(_provisioning_grid(report.provisioning))
+    if report.long:
+        found.append(_long_grid(report.long))
+    if report.memory:
+        found.append(_memory_grid(report.memory))
+    if report.imports:
+        found.append(_imports_grid(report.imports))
+    return found
+
+
+def show(console: Console, grid: Grid) -> None:
+    """Print a table; our own rows stand out."""
+    table = Table(title=grid.title, title_justify="left")
+    for number, name in enumerate(grid.header):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in grid.rows:
+        table.add_row(*row, style="bold" if row[0].startswith(OURS) else None)
+    console.print(table)
+
+
+def markdown(report: Report) -> str:
+    """Return the tables as Markdown."""
+    environment = ", ".join(f"{name} {value}" for name, value in report.environment.items())
+    parts = [_markdown_table(grid) for grid in grids(report)]
+    return "\n\n".join([*parts, f"Measured with: {environment}."]) + "\n"
+
+
+def _markdown_table(grid: Grid) -> str:
+    lines = [f"**{grid.title}**", ""]
+    lines.append(_markdown_row(grid.header))
+    lines.append(_markdown_row(["---"] + ["---:"] * (len(grid.header) - 1)))
+    for row in grid.rows:
+        is_ours = row[0].startswith(OURS)
+        lines.append(_markdown_row([f"**{cell}**" if is_ours and cell else cell for cell in row]))
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _requests_grid(result: requests.Result) -> Grid:
+    has_engines = any(row.to_engines for row in result.rows)
+    header = ["contestant", "round trips", "ms per request", "ratio to bare"]
+    return Grid(
+        result.title,
+        header + ["to an engine per schema"] * has_engines,
+        [_request_cells(row) + [str(row.to_engines or "")] * has_engines for row in result.rows],
+    )
+
+
+def _request_cells(row: requests.Row) -> list[str]:
+    is_baseline = row.contestant == row.baseline
+    return [
+        row.contestant,
+        f"{row.round_trips:g}",
+        f"{row.milliseconds.median:.3f}",
+        "" if is_baseline else str(row.ratio),
+    ]
+
+
+def _provisioning_grid(rows: Sequence[provisioning.Row]) -> Grid:
+    return Grid(
+        "A schema of sixty tables",
+        ["contestant", "ms", "ratio to the script sent by hand"],
+        [[row.contestant, _middle(row.milliseconds), str(row.ratio)] for row in rows],
+    )
+
+
+def _long_grid(long: provisioning.LongRow) -> Grid:
+    return Grid(
+        f"{long.schemas} schemas, one after another",
+        ["", "ms per schema"],
+        [
+            [f"the first {long.first.count}", _middle(long.first)],
+            [f"the last {long.last.count}", _middle(long.last)],
+            ["last to first", f"{long.ratio:.2f}"],
+        ],
+    )
+
+
+def _memory_grid(growth: memory.Growth) -> Grid:
+    return Grid(
+        f"Memory, while {growth.schemas} schemas pass through",
+        ["", "MB more"],
+        [
+            ["the process", f"{growth.process:.1f}"],
+            ["the server's process of its one connection", f"{growth.backend:.1f}"],
+        ],
+    )
+
+
+def _imports_grid(times: imports.ImportTimes) -> Grid:
+    return Grid(
+        "Import",
+        ["", "ms"],
+        [
+            ["import onegov_orm", _middle(times.library)],
+            ["its dependencies alone", _middle(times.dependencies)],
+            ["ratio", str(times.ratio)],
+        ],
+    )
+
+
+def _middle(summary: Summary) -> str:
+    return f"{summary.median:.1f} [{summary.lower:.1f}, {summary.upper:.1f}]"

@@ -1,0 +1,202 @@
+"""The request loop: how long a request takes, and how often it goes to the server."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.engine import make_url
+
+from benchmarks import tenants
+from benchmarks.contestants import BARE, ENGINES, JOINED, REQUESTS, Contestant, Request, field
+from benchmarks.databases import ROWS_PER_SCHEMA, tidy, with_driver
+from benchmarks.measure import Batch, Preparer, Summary, ratios, summarize, take_turns
+from benchmarks.wire import WireProxy
+
+#: How many requests are counted on the wire, after as many that open connections.
+_COUNTED: Final = 10
+
+_MILLISECONDS: Final = 1000
+_DJANGO: Final = "django"
+_DEFAULT_PORT: Final = 5432
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Which requests are served, to how many customers, over which network."""
+
+    driver: str
+    request: Request
+    schemas: int
+    delay_ms: float
+
+    @property
+    def title(self) -> str:
+        """A sentence for people."""
+        customers = "one schema" if self.schemas == 1 else f"random schema of {self.schemas}"
+        network = f"{self.delay_ms:g} ms per round trip" if self.delay_ms else "local"
+        return f"{self.driver}, {self.request.name} request, {customers}, {network}"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is measured."""
+
+    rounds: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one contestant."""
+
+    contestant: str
+    baseline: str
+    round_trips: float
+    milliseconds: Summary
+    ratio: Summary
+    #: Compared with an engine per schema, where there are several.
+    to_engines: Summary | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured in one scenario."""
+
+    title: str
+    driver: str
+    request: str
+    schemas: int
+    delay_ms: float
+    rows: list[Row]
+
+
+Field = Callable[[str, Sequence[str]], list[Contestant]]
+
+
+def scenarios(drivers: Sequence[str], schemas: int, delay_ms: float) -> Iterator[Scenario]:
+    """Yield what is to be measured: all of it locally, and one schema with a delay."""
+    names = [*drivers, *([_DJANGO] if tenants.is_available() else [])]
+    for driver in names:
+        for request in REQUESTS:
+            yield Scenario(driver, request, 1, 0.0)
+            yield Scenario(driver, request, schemas, 0.0)
+            yield Scenario(driver, request, 1, delay_ms)
+
+
+def run(dsn: str, schemas: Sequence[str], scenario: Scenario, amount: Amount) -> Result:
+    """Measure one scenario; the schemas exist."""
+    used = schemas[: scenario.schemas]
+    tidy(dsn, used)
+    trips = count_round_trips(dsn, used, scenario)
+    with _way(dsn, scenario.delay_ms) as url, _contestants(url, used, scenario) as contestants:
+        seconds = take_turns(
+            {each.name: _preparer(each, scenario, used, amount) for each in contestants},
+            amount.rounds,
+        )
+        rows = [_row(each, trips[each.name], seconds, amount) for each in contestants]
+    return Result(
+        scenario.title,
+        scenario.driver,
+        scenario.request.name,
+        scenario.schemas,
+        scenario.delay_ms,
+        rows,
+    )
+
+
+def count_round_trips(
+    dsn: str, schemas: Sequence[str], scenario: Scenario
+) -> dict[str, float]:
+    """Return the round trips per request of each contestant, counted on the wire."""
+    counts = {}
+    with _proxy(dsn, 0.0) as proxy, _contestants(proxy.dsn(dsn), schemas, scenario) as found:
+        for contestant in found:
+            _requests(contestant, scenario.request, [(name, 1) for name in schemas])()
+            plan = _plan(random.Random(_COUNTED), schemas, _COUNTED)
+            _requests(contestant, scenario.request, plan)()
+            proxy.reset()
+            _requests(contestant, scenario.request, plan)()
+            counts[contestant.name] = proxy.snapshot().round_trips / _COUNTED
+    return counts
+
+
+def _proxy(dsn: str, delay_ms: float) -> WireProxy:
+    url = make_url(dsn)
+    if url.host is None or url.host.startswith("/"):
+        raise ValueError("round trips are counted over TCP: give a dsn with a host")
+    return WireProxy(url.host, url.port or _DEFAULT_PORT, delay_ms / _MILLISECONDS)
+
+
+@contextmanager
+def _way(dsn: str, delay_ms: float) -> Iterator[str]:
+    with _proxy(dsn, delay_ms) if delay_ms else nullcontext() as proxy:
+        yield proxy.dsn(dsn) if proxy else dsn
+
+
+@contextmanager
+def _contestants(
+    dsn: str, schemas: Sequence[str], scenario: Scenario
+) -> Iterator[list[Contestant]]:
+    if scenario.driver == _DJANGO:
+        contestants = tenants.django_field(dsn, schemas)
+    else:
+        contestants = field(with_driver(dsn, scenario.driver), schemas)
+    try:
+        yield contestants
+    finally:
+        for contestant in contestants:
+            contestant.close()
+
+
+def _preparer(
+    contestant: Contestant, scenario: Scenario, schemas: Sequence[str], amount: Amount
+) -> Preparer:
+    dice = random.Random(len(schemas))
+    # Connections are opened, and every schema was seen, before anything is timed.
+    _requests(contestant, scenario.request, [(name, 1) for name in schemas])()
+
+    def prepare() -> Batch:
+        plan = _plan(dice, schemas, amount.batch_size)
+        return _requests(contestant, scenario.request, plan)
+
+    return prepare
+
+
+def _plan(dice: random.Random, schemas: Sequence[str], size: int) -> list[tuple[str, int]]:
+    return [(dice.choice(schemas), dice.randint(1, ROWS_PER_SCHEMA)) for _ in range(size)]
+
+
+def _requests(
+    contestant: Contestant, request: Request, plan: Sequence[tuple[str, int]]
+) -> Batch:
+    serve = contestant.serve
+
+    def batch() -> None:
+        for schema, key in plan:
+            serve(request, schema, key)
+
+    return batch
+
+
+def _row(
+    contestant: Contestant, trips: float, seconds: dict[str, list[float]], amount: Amount
+) -> Row:
+    own = seconds[contestant.name]
+    engines = seconds.get(_engines_of(contestant))
+    scale = _MILLISECONDS / amount.batch_size
+    return Row(
+        contestant.name,
+        contestant.baseline,
+        trips,
+        summarize([value * scale for value in own]),
+        summarize(ratios(own, seconds[contestant.baseline])),
+        summarize(ratios(own, engines)) if engines else None,
+    )
+
+
+def _engines_of(contestant: Contestant) -> str:
+    return ENGINES if contestant.baseline == BARE else ENGINES + JOINED

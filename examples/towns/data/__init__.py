@@ -1,0 +1,1 @@
+"""The records that the towns import, and the program that invented them."""

@@ -1,0 +1,1 @@
+"""Random interleavings that look for a row, or a trace, in the wrong customer's schema."""

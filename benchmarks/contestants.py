@@ -177,9 +177,7 @@ def _engines_joined(url: str, schemas: Sequence[str]) -> Contestant:
 
 def _engine_of_each(url: str, schemas: Sequence[str]) -> dict[str, Engine]:
     # One connection each: all of them together have to fit into the server.
-    return {
-        schema: fixed_engine(url, schema, pool_size=1, max_overflow=0) for schema in schemas
-    }
+    return {schema: fixed_engine(url, schema, pool_size=1, max_overflow=0) for schema in schemas}
 
 
 def _disposer(engines: dict[str, Engine]) -> Callable[[], None]:

@@ -12,8 +12,8 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, field
+from time import perf_counter, process_time
 
 #: Runs one batch, and returns nothing; what it needs was prepared before.
 Batch = Callable[[], None]
@@ -35,6 +35,14 @@ class Summary:
         return f"{self.median:.2f} [{self.lower:.2f}, {self.upper:.2f}]"
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Seconds by the clock, and those that this process was at work; one each for a round."""
+
+    elapsed: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+
 def summarize(values: Sequence[float]) -> Summary:
     """Return median and quartiles; raises ``ValueError`` for no values."""
     if not values:
@@ -52,28 +60,28 @@ def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
 
 def take_turns(
     contestants: Mapping[str, Preparer], rounds: int, *, warm_up: int = 1, seed: int = 0
-) -> dict[str, list[float]]:
-    """Return the seconds of each contestant's batches, one for each round.
+) -> dict[str, Timing]:
+    """Return how long the batches of each contestant took.
 
     The warm-up rounds are run like the others and not reported.
     """
     order = list(contestants)
     shuffle = random.Random(seed).shuffle
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    timings = {name: Timing() for name in contestants}
     for number in range(warm_up + rounds):
         shuffle(order)
         for name in order:
-            elapsed = _timed(contestants[name]())
-            if number >= warm_up:
-                seconds[name].append(elapsed)
-    return seconds
+            timing = timings[name] if number >= warm_up else Timing()
+            _run(contestants[name](), timing)
+    return timings
 
 
-def _timed(batch: Batch) -> float:
+def _run(batch: Batch, timing: Timing) -> None:
     with no_collection():
-        start = perf_counter()
+        processor, start = process_time(), perf_counter()
         batch()
-        return perf_counter() - start
+        timing.elapsed.append(perf_counter() - start)
+        timing.processor.append(process_time() - processor)
 
 
 @contextmanager

@@ -54,14 +54,14 @@ def run(dsn: str, rounds: int, tables: int = SIXTY) -> list[Row]:
     """Measure the ways to make a schema, side by side."""
     with _contestants(dsn, tables) as makers:
         preparers = {name: _preparer(dsn, name, make) for name, make in makers.items()}
-        seconds = take_turns(preparers, rounds)
+        timings = take_turns(preparers, rounds)
     return [
         Row(
             name,
-            summarize([value * _MILLISECONDS for value in values]),
-            summarize(ratios(values, seconds[BY_HAND])),
+            summarize([value * _MILLISECONDS for value in timing.elapsed]),
+            summarize(ratios(timing.elapsed, timings[BY_HAND].elapsed)),
         )
-        for name, values in seconds.items()
+        for name, timing in timings.items()
     ]
 
 
@@ -75,7 +75,7 @@ def run_long(dsn: str, schemas: int, tables: int = SIXTY) -> LongRow:
             schemas,
             warm_up=0,
         )
-    milliseconds = [value * _MILLISECONDS for value in found[OURS]]
+    milliseconds = [value * _MILLISECONDS for value in found[OURS].elapsed]
     ends = min(_ENDS, max(1, schemas // 2))
     first, last = summarize(milliseconds[:ends]), summarize(milliseconds[-ends:])
     return LongRow(schemas, first, last, last.median / first.median, milliseconds)

@@ -10,9 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import imports, memory, provisioning, requests
 from benchmarks.contestants import OURS
+from benchmarks.imports import ImportTimes
 from benchmarks.measure import Summary
+from benchmarks.memory import Growth
+from benchmarks.provisioning import LongRow
+from benchmarks.provisioning import Row as ProvisioningRow
+from benchmarks.requests import Result
+from benchmarks.requests import Row as RequestRow
 
 
 @dataclass
@@ -20,11 +25,11 @@ class Report:
     """Everything that one run measured; what it left out is empty."""
 
     environment: dict[str, str] = field(default_factory=dict)
-    requests: list[requests.Result] = field(default_factory=list)
-    provisioning: list[provisioning.Row] = field(default_factory=list)
-    long: provisioning.LongRow | None = None
-    memory: memory.Growth | None = None
-    imports: imports.ImportTimes | None = None
+    requests: list[Result] = field(default_factory=list)
+    provisioning: list[ProvisioningRow] = field(default_factory=list)
+    long: LongRow | None = None
+    memory: Growth | None = None
+    imports: ImportTimes | None = None
 
     def write_json(self, path: Path) -> None:
         """Write all figures."""
@@ -85,9 +90,9 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _requests_grid(result: requests.Result) -> Grid:
+def _requests_grid(result: Result) -> Grid:
     has_engines = any(row.to_engines for row in result.rows)
-    header = ["contestant", "round trips", "ms per request", "ratio to bare"]
+    header = ["contestant", "round trips", "ms", "of it CPU", "ratio to bare"]
     return Grid(
         result.title,
         header + ["to an engine per schema"] * has_engines,
@@ -95,17 +100,18 @@ def _requests_grid(result: requests.Result) -> Grid:
     )
 
 
-def _request_cells(row: requests.Row) -> list[str]:
+def _request_cells(row: RequestRow) -> list[str]:
     is_baseline = row.contestant == row.baseline
     return [
         row.contestant,
         f"{row.round_trips:g}",
         f"{row.milliseconds.median:.3f}",
+        f"{row.processor.median:.3f}",
         "" if is_baseline else str(row.ratio),
     ]
 
 
-def _provisioning_grid(rows: Sequence[provisioning.Row]) -> Grid:
+def _provisioning_grid(rows: Sequence[ProvisioningRow]) -> Grid:
     return Grid(
         "A schema of sixty tables",
         ["contestant", "ms", "ratio to the script sent by hand"],
@@ -113,7 +119,7 @@ def _provisioning_grid(rows: Sequence[provisioning.Row]) -> Grid:
     )
 
 
-def _long_grid(long: provisioning.LongRow) -> Grid:
+def _long_grid(long: LongRow) -> Grid:
     return Grid(
         f"{long.schemas} schemas, one after another",
         ["", "ms per schema"],
@@ -125,7 +131,7 @@ def _long_grid(long: provisioning.LongRow) -> Grid:
     )
 
 
-def _memory_grid(growth: memory.Growth) -> Grid:
+def _memory_grid(growth: Growth) -> Grid:
     return Grid(
         f"Memory, while {growth.schemas} schemas pass through",
         ["", "MB more"],
@@ -136,7 +142,7 @@ def _memory_grid(growth: memory.Growth) -> Grid:
     )
 
 
-def _imports_grid(times: imports.ImportTimes) -> Grid:
+def _imports_grid(times: ImportTimes) -> Grid:
     return Grid(
         "Import",
         ["", "ms"],

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from benchmarks import tenants
 from benchmarks.contestants import BARE, ENGINES, JOINED, REQUESTS, Contestant, Request, field
 from benchmarks.databases import ROWS_PER_SCHEMA, tidy, with_driver
-from benchmarks.measure import Batch, Preparer, Summary, ratios, summarize, take_turns
+from benchmarks.measure import Batch, Preparer, Summary, Timing, ratios, summarize, take_turns
 from benchmarks.wire import WireProxy
 
 #: How many requests are counted on the wire, after as many that open connections.
@@ -57,6 +57,8 @@ class Row:
     baseline: str
     round_trips: float
     milliseconds: Summary
+    #: How much of it this process was at work.
+    processor: Summary
     ratio: Summary
     #: Compared with an engine per schema, where there are several.
     to_engines: Summary | None
@@ -93,11 +95,11 @@ def run(dsn: str, schemas: Sequence[str], scenario: Scenario, amount: Amount) ->
     tidy(dsn, used)
     trips = count_round_trips(dsn, used, scenario)
     with _way(dsn, scenario.delay_ms) as url, _contestants(url, used, scenario) as contestants:
-        seconds = take_turns(
+        timings = take_turns(
             {each.name: _preparer(each, scenario, used, amount) for each in contestants},
             amount.rounds,
         )
-        rows = [_row(each, trips[each.name], seconds, amount) for each in contestants]
+        rows = [_row(each, trips[each.name], timings, amount) for each in contestants]
     return Result(
         scenario.title,
         scenario.driver,
@@ -108,9 +110,7 @@ def run(dsn: str, schemas: Sequence[str], scenario: Scenario, amount: Amount) ->
     )
 
 
-def count_round_trips(
-    dsn: str, schemas: Sequence[str], scenario: Scenario
-) -> dict[str, float]:
+def count_round_trips(dsn: str, schemas: Sequence[str], scenario: Scenario) -> dict[str, float]:
     """Return the round trips per request of each contestant, counted on the wire."""
     counts = {}
     with _proxy(dsn, 0.0) as proxy, _contestants(proxy.dsn(dsn), schemas, scenario) as found:
@@ -170,9 +170,7 @@ def _plan(dice: random.Random, schemas: Sequence[str], size: int) -> list[tuple[
     return [(dice.choice(schemas), dice.randint(1, ROWS_PER_SCHEMA)) for _ in range(size)]
 
 
-def _requests(
-    contestant: Contestant, request: Request, plan: Sequence[tuple[str, int]]
-) -> Batch:
+def _requests(contestant: Contestant, request: Request, plan: Sequence[tuple[str, int]]) -> Batch:
     serve = contestant.serve
 
     def batch() -> None:
@@ -182,19 +180,18 @@ def _requests(
     return batch
 
 
-def _row(
-    contestant: Contestant, trips: float, seconds: dict[str, list[float]], amount: Amount
-) -> Row:
-    own = seconds[contestant.name]
-    engines = seconds.get(_engines_of(contestant))
+def _row(contestant: Contestant, trips: float, timings: dict[str, Timing], amount: Amount) -> Row:
+    own = timings[contestant.name]
+    engines = timings.get(_engines_of(contestant))
     scale = _MILLISECONDS / amount.batch_size
     return Row(
         contestant.name,
         contestant.baseline,
         trips,
-        summarize([value * scale for value in own]),
-        summarize(ratios(own, seconds[contestant.baseline])),
-        summarize(ratios(own, engines)) if engines else None,
+        summarize([value * scale for value in own.elapsed]),
+        summarize([value * scale for value in own.processor]),
+        summarize(ratios(own.elapsed, timings[contestant.baseline].elapsed)),
+        summarize(ratios(own.elapsed, engines.elapsed)) if engines else None,
     )
 
 

@@ -127,9 +127,7 @@ class BulkEvents:
                 execute.session.expunge(obj)
         self.announcer.announce(execute.session, Kind.DELETE, objects)
 
-    def _update_by_primary_key(
-        self, execute: ORMExecuteState, mapper: Mapper[Any]
-    ) -> Result[Any]:
+    def _update_by_primary_key(self, execute: ORMExecuteState, mapper: Mapper[Any]) -> Result[Any]:
         statement: Any = execute.statement
         if statement.whereclause is not None or not isinstance(execute.parameters, list):
             raise BulkChangeNotSupported(

@@ -108,7 +108,7 @@ class SchemaState:
             statements.append(self.prelude.local)
         admission = self._admission()
         if admission:
-            statements = ["BEGIN", *admission, "COMMIT", *statements]
+            statements = [_sql.BEGIN, *admission, _sql.COMMIT, *statements]
         self._prelude_due = False
         return "; ".join(statements) + ";\n"
 
@@ -127,7 +127,7 @@ class SchemaState:
         return self.prelude is not None and self._has_moved(self.prelude)
 
     def _admission(self) -> list[str]:
-        """What the first transaction of another customer starts with, or nothing."""
+        """Return what the first transaction of another customer starts with."""
         user = self.prelude.schema if self.prelude else None
         if user == self._last_user:
             return []

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Index, MetaData, Sequence as SchemaSequence, Table
+from sqlalchemy import Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import CreateDomainType, CreateEnumType
 from sqlalchemy.engine.mock import MockConnection
-from sqlalchemy.schema import CreateIndex, CreateSequence, CreateTable, ExecutableDDLElement
+from sqlalchemy.schema import CreateIndex, CreateSequence, ExecutableDDLElement
+from sqlalchemy.sql.ddl import SchemaGenerator
 from sqlalchemy.types import SchemaType
 
-
+from onegov_orm.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Dialect
@@ -33,119 +35,239 @@ class Made(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One statement of the script; ``name`` is what it makes, or the table it belongs to."""
+    """One statement of the script: what it makes, and the table that this belongs to."""
 
     made: Made
     name: str
+    table: str
     sql: str
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a schema on the server holds."""
+    """What a schema on the server holds, and what the role may do there."""
 
+    exists: bool
     relations: frozenset[str]
     types: frozenset[str]
+    can_create: bool = True
 
     def has(self, entry: Entry) -> bool:
         """Tell whether what the entry makes is there."""
         if entry.made is Made.TYPE:
             return entry.name in self.types
-        return entry.name in self.relations
+        return (entry.table if entry.made is Made.PART else entry.name) in self.relations
+
+
+class Recorder(SchemaGenerator):
+    """Walks through a metadata as ``create_all`` does, and notes the statements.
+
+    Left out is what lives in another schema than the one wanted, and what is taken: types
+    and sequences that an earlier metadata has too. Listeners that want a live connection
+    are not called.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        schema: str | None,
+        tables: Sequence[Table],
+        taken: Iterable[tuple[Made, str]] = (),
+    ) -> None:
+        plain = _without_parameters(dialect)
+        connection = MockConnection(plain, self.record)
+        super().__init__(plain, connection, tables=tables)  # type: ignore[no-untyped-call]
+        self.entries: list[Entry] = []
+        #: Whether some listener wants a connection, and the tables that have such listeners.
+        self.is_live = False
+        self.live_tables: set[str] = set()
+        self._schema = schema
+        self._taken = frozenset(taken)
+        self._table: Table | None = None
+
+    def walk(self, metadata: MetaData) -> None:
+        """Note all that the metadata makes."""
+        self.traverse_single(metadata)
+
+    @contextmanager
+    def with_ddl_events(self, target: Any, **arguments: Any) -> Iterator[None]:
+        """Call the listeners before and after something is made."""
+        if isinstance(target, Table):
+            self._table = target
+        self._fire(target.dispatch.before_create, target, arguments)
+        yield
+        self._fire(target.dispatch.after_create, target, arguments)
+
+    def record(self, element: Any, *_args: Any, **_kwargs: Any) -> None:
+        """Note one statement."""
+        made, name, table = _classify(element, self.dialect)
+        schema = _schema_of(_subject(element))
+        if made is Made.TYPE:
+            self._refuse_homeless(name, schema)
+        can_repeat = made is Made.TYPE or isinstance(element, CreateSequence)
+        if schema != self._schema or (can_repeat and (made, name) in self._taken):
+            return
+        sql = str(element.compile(dialect=self.dialect)).strip().rstrip(";")
+        self.entries.append(Entry(made, name, table, sql))
+
+    def call(self, listener: Any, target: Any, arguments: dict[str, Any]) -> None:
+        """Note that a listener wants a live connection."""
+        self.is_live = True
+        table = _table_of(target)
+        if table is not None:
+            self.live_tables.add(table.name)
+
+    def _fire(self, listeners: Iterable[Any], target: Any, arguments: dict[str, Any]) -> None:
+        for listener in listeners:
+            if _is_compilable(listener):
+                listener(target, self.connection, _ddl_runner=self, **arguments)
+            elif _schema_of(target) == self._schema:
+                self.call(listener, target, arguments)
+
+    def _refuse_homeless(self, name: str, schema: str | None) -> None:
+        table = self._table
+        if schema is None and table is not None and table.schema is not None:
+            raise ConfigurationError(
+                f'the type "{name}" of the table {table.fullname} would be made in the schema of '
+                f"some customer: give it schema={table.schema!r}"
+            )
+
+
+class Runner(Recorder):
+    """Executes what the walk comes upon, and calls all listeners with a live connection."""
+
+    def __init__(self, live: Connection, inventory: Inventory, is_first: bool, *args: Any) -> None:
+        super().__init__(live.dialect, *args)
+        self._live = live
+        self._inventory = inventory
+        self._is_first = is_first
+
+    def call(self, listener: Any, target: Any, arguments: dict[str, Any]) -> None:
+        """Call a listener, after what comes before it."""
+        if isinstance(target, MetaData) and not self._is_first:
+            return
+        self.flush()
+        listener(target, self._live, _ddl_runner=self, **arguments)
+
+    def flush(self) -> None:
+        """Execute what was noted since the last time."""
+        _run(self._live, _lacking(self.entries, self._inventory, self._is_first))
+        self.entries.clear()
 
 
 class Script:
     """How to make the tables of one metadata that live in one schema.
 
     ``schema`` is the schema written in the models, None for the tables of customers.
+    ``others`` are the schemas whose tables are made too; ``taken`` is what was made for an
+    earlier metadata, and gets what this script makes.
     """
 
-    def __init__(self, metadata: MetaData, schema: str | None, dialect: Dialect) -> None:
+    def __init__(
+        self,
+        metadata: MetaData,
+        schema: str | None,
+        others: Iterable[str | None],
+        dialect: Dialect,
+        taken: set[tuple[Made, str]],
+    ) -> None:
         self._metadata = metadata
-        self._tables = [table for table in metadata.sorted_tables if table.schema == schema]
-        self.needs_connection = _has_live_listeners(metadata, self._tables)
-        self.entries = [] if self.needs_connection else _compile(metadata, self._tables, dialect)
-        self._whole = "".join(f"{entry.sql};\n" for entry in self.entries)
-        self._names = [table.name for table in self._tables]
+        self._schema = schema
+        self._taken = frozenset(taken)
+        made = [table for table in metadata.sorted_tables if table.schema in {schema, *others}]
+        made = [table for table in made if (Made.RELATION, table.name) not in taken]
+        self.tables = [table for table in made if table.schema == schema]
+        self._names = [table.name for table in self.tables]
+        recorder = Recorder(dialect, schema, made, taken)
+        recorder.walk(metadata)
+        self.is_live = recorder.is_live
+        self.entries = tuple(recorder.entries)
+        self._certain = [
+            entry
+            for entry in self.entries
+            if entry.made is Made.TYPE
+            or (entry.made is Made.RELATION and _is_certain(entry, recorder.live_tables))
+        ]
+        taken.update((entry.made, entry.name) for entry in self.entries)
 
-    def make_all(self, connection: Connection) -> None:
-        """Make everything, in a schema that has nothing of it."""
-        if self.needs_connection:
-            self._metadata.create_all(connection, tables=self._tables, checkfirst=False)
-        elif self._whole:
-            run_script(connection, self._whole)
+    def make(self, connection: Connection, inventory: Inventory) -> None:
+        """Make what the schema lacks.
 
-    def make_missing(self, connection: Connection, inventory: Inventory) -> None:
-        """Make what the schema lacks."""
-        if self.needs_connection:
-            self._metadata.create_all(connection, tables=self._tables)
+        What goes with the whole is made where there is no table of the script yet.
+        """
+        is_first = self.is_absent_from(inventory)
+        lacking = _lacking(self.entries, inventory, is_first)
+        if not self.is_live:
+            _run(connection, lacking)
             return
-        missing = self._missing(inventory)
-        if missing:
-            run_script(connection, "".join(f"{entry.sql};\n" for entry in missing))
+        _run(connection, [entry for entry in lacking if entry.made is Made.TYPE])
+        tables = [table for table in self.tables if table.name not in inventory.relations]
+        taken = {*self._taken, *((entry.made, entry.name) for entry in self.entries)}
+        sequences = {entry for entry in lacking if _is_alone(entry)}
+        _run(connection, [entry for entry in lacking if entry in sequences])
+        runner = Runner(connection, inventory, is_first, self._schema, tables, taken)
+        runner.walk(self._metadata)
+        runner.flush()
+        _run(connection, [entry for entry in lacking if entry.table in inventory.relations])
 
     def is_complete_in(self, inventory: Inventory) -> bool:
         """Tell whether the schema holds everything."""
-        if self.needs_connection:
-            return inventory.relations.issuperset(self._names)
-        return not self._missing(inventory)
+        return all(inventory.has(entry) for entry in self._certain)
 
     def is_absent_from(self, inventory: Inventory) -> bool:
         """Tell whether the schema holds no table of this script."""
         return inventory.relations.isdisjoint(self._names)
 
-    def _missing(self, inventory: Inventory) -> list[Entry]:
-        made = (Made.RELATION, Made.TYPE)
-        return [
-            entry
-            for entry in self.entries
-            if (entry.made in made or entry.made is Made.PART) and not inventory.has(entry)
-        ]
-
-
-def run_script(connection: Connection, script: str) -> None:
-    """Send several statements at once, none of which takes parameters."""
-    connection.exec_driver_sql(script, execution_options={"no_parameters": True})
-
 
 def scripts_of(
-    metadatas: Iterable[MetaData], schema: str | None, dialect: Dialect
+    metadatas: Iterable[MetaData], schema: str | None, others: Iterable[str | None], dialect: Dialect
 ) -> Sequence[Script]:
     """Return the scripts for all metadatas; tables in other schemas are left out."""
-    return [Script(metadata, schema, dialect) for metadata in metadatas]
+    taken: set[tuple[Made, str]] = set()
+    return [Script(metadata, schema, others, dialect, taken) for metadata in metadatas]
 
 
-def _has_live_listeners(metadata: MetaData, tables: Iterable[Table]) -> bool:
-    """Tell whether a function listens to the making of tables and wants a connection."""
-    for target in (metadata, *tables):
-        for name in ("before_create", "after_create"):
-            for listener in getattr(target.dispatch, name):
-                if not isinstance(listener, ExecutableDDLElement) and not _is_of_type(listener):
-                    return True
-    return False
+def inventory_of(row: Any) -> Inventory:
+    """Return the inventory from the row that `_sql.INVENTORY` yields."""
+    exists, relations, types, can_create = row
+    return Inventory(exists, frozenset(relations), frozenset(types), bool(can_create))
 
 
-def _is_of_type(listener: Any) -> bool:
-    """Tell whether SQLAlchemy's enums and domains listen here, to be made with the table.
+def _run(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Send several statements at once, none of which takes parameters."""
+    if entries:
+        # A semicolon of its own line, since a statement may end in a comment.
+        script = "".join(f"{entry.sql}\n;\n" for entry in entries)
+        connection.exec_driver_sql(script, execution_options={"no_parameters": True})
 
-    They listen with a bound method, wrapped in another way by each SQLAlchemy.
-    """
+
+def _lacking(entries: Iterable[Entry], inventory: Inventory, is_first: bool) -> list[Entry]:
+    return [
+        entry
+        for entry in entries
+        if (is_first if entry.made is Made.WHOLE else not inventory.has(entry))
+    ]
+
+
+def _is_certain(entry: Entry, live_tables: set[str]) -> bool:
+    """Tell whether a relation is made for sure: a listener may change its table's indexes."""
+    return entry.name == entry.table or entry.table not in live_tables
+
+
+def _is_alone(entry: Entry) -> bool:
+    return entry.made is Made.RELATION and not entry.table
+
+
+def _is_compilable(listener: Any) -> bool:
+    """Tell whether a listener makes do without a connection."""
+    if isinstance(listener, ExecutableDDLElement):
+        condition = listener._ddl_if
+        return condition is None or condition.callable_ is None
+    # SQLAlchemy's enums and domains listen with a bound method, wrapped in another way by
+    # each SQLAlchemy.
     function = getattr(listener, "func", listener)
     owner = getattr(function, "__self__", None) or getattr(function, "target", None)
     return isinstance(owner, SchemaType)
-
-
-def _compile(metadata: MetaData, tables: Sequence[Table], dialect: Dialect) -> list[Entry]:
-    entries: list[Entry] = []
-    dialect = _without_parameters(dialect)
-
-    def record(element: Any, *_args: Any, **_kwargs: Any) -> None:
-        sql = str(element.compile(dialect=dialect)).strip().rstrip(";")
-        made, name = _classify(element, dialect)
-        entries.append(Entry(made, name, sql))
-
-    metadata.create_all(MockConnection(dialect, record), tables=tables, checkfirst=False)
-    return entries
 
 
 def _without_parameters(dialect: Dialect) -> Dialect:
@@ -153,38 +275,45 @@ def _without_parameters(dialect: Dialect) -> Dialect:
     plain: Any = copy.copy(dialect)
     plain.paramstyle = "named"
     plain.identifier_preparer = plain.preparer(plain)
+    plain.type_compiler = plain.type_compiler_instance = plain.type_compiler_cls(plain)
+    # What writes literals is kept here, and remembers how percent signs are written.
+    plain.__dict__.pop("_type_memos", None)
     return plain  # type: ignore[no-any-return]
 
 
-def _classify(element: Any, dialect: Any) -> tuple[Made, str]:
-    made = getattr(element, "element", None)
+def _classify(element: Any, dialect: Any) -> tuple[Made, str, str]:
+    subject = _subject(element)
+    table = _table_of(subject)
+    owner = "" if table is None else table.name
     if isinstance(element, (CreateEnumType, CreateDomainType)):
-        return Made.TYPE, str(made.name)
-    if isinstance(element, CreateIndex) and isinstance(made, Index):
-        quoted = str(dialect.identifier_preparer.format_index(made))
-        return Made.RELATION, quoted.removeprefix('"').removesuffix('"').replace('""', '"')
-    if isinstance(element, CreateTable) and isinstance(made, Table):
-        return Made.RELATION, made.name
-    if isinstance(element, CreateSequence) and isinstance(made, SchemaSequence):
-        return Made.RELATION, made.name
-    table = _table_of(element)
-    return (Made.PART, table.name) if table is not None else (Made.WHOLE, "")
+        return Made.TYPE, str(subject.name), ""
+    if isinstance(element, CreateIndex) and isinstance(subject, Index):
+        quoted = str(dialect.identifier_preparer.format_index(subject))
+        name = quoted.removeprefix('"').removesuffix('"').replace('""', '"')
+        return Made.RELATION, name, owner
+    if isinstance(element, CreateSequence):
+        return Made.RELATION, str(subject.name), ""
+    if table is None:
+        return Made.WHOLE, "", ""
+    is_table = isinstance(element, TableCreateDDL)
+    return (Made.RELATION if is_table else Made.PART), owner, owner
 
 
-def _table_of(element: Any) -> Table | None:
-    for owner in (getattr(element, "element", None), getattr(element, "target", None)):
-        if isinstance(owner, Table):
-            return owner
-        table = getattr(owner, "table", None)
-        if isinstance(table, Table):
-            return table
-    return None
+def _subject(element: Any) -> Any:
+    """Return what a statement is about."""
+    subject = getattr(element, "element", None)
+    return getattr(element, "target", None) if subject is None else subject
 
 
-def inventory_of(row: Any) -> Inventory:
-    """Return the inventory from the row that `_sql.INVENTORY` yields; no row, no schema."""
-    if row is None:
-        return Inventory(frozenset(), frozenset())
-    return Inventory(frozenset(row[0]), frozenset(row[1]))
+def _table_of(subject: Any) -> Table | None:
+    table = subject if isinstance(subject, Table) else getattr(subject, "table", None)
+    return table if isinstance(table, Table) else None
 
 
+def _schema_of(subject: Any) -> str | None:
+    """Return the schema that the models give to something; a metadata's is a mere default."""
+    if isinstance(subject, MetaData):
+        return None
+    table = _table_of(subject)
+    schema: str | None = getattr(subject if table is None else table, "schema", None)
+    return schema

@@ -14,7 +14,6 @@ from psycopg import sql as psycopg_sql
 from psycopg.abc import AdaptContext
 from psycopg.rows import RowFactory, tuple_row
 
-from onegov_orm import _sql
 from onegov_orm._connection import IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
 from onegov_orm._two_phase import TwoPhase
 
@@ -63,12 +62,20 @@ class SchemaConnection(TwoPhase, SchemaState, psycopg.Connection[Any]):
 
     @classmethod
     def connect(
-        cls, conninfo: str = "", *, autocommit: bool = False, context: Any = None, **kwargs: Any
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        context: AdaptContext | None = None,
+        cursor_factory: type[psycopg.Cursor[Any]] | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """Connect; takes what ``psycopg.connect`` takes, except for cursor factories."""
-        own: AdaptContext | None = context
-        connection = super().connect(conninfo, autocommit=True, context=own, **kwargs)
+        """Connect; takes what ``psycopg.connect`` takes."""
+        connection = super().connect(conninfo, autocommit=True, context=context, **kwargs)
         connection._wants_autocommit = autocommit
+        if cursor_factory is not None:
+            name = f"Schema{cursor_factory.__name__}"
+            connection.cursor_factory = type(name, (SchemaCursor, cursor_factory), {})
         return connection
 
     def open_for(self, query: Any) -> None:

@@ -19,6 +19,7 @@ from psycopg2.sql import Composable
 from onegov_orm import _sql
 from onegov_orm._connection import IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
 from onegov_orm._two_phase import TwoPhase
+from onegov_orm.errors import ConfigurationError
 
 _LEVELS: Final = {
     extensions.ISOLATION_LEVEL_READ_UNCOMMITTED: "READ UNCOMMITTED",
@@ -85,10 +86,8 @@ class SchemaServerCursor(SchemaCursor):
         self, connection: SchemaConnection, name: str, scrollable: bool | None, withhold: bool
     ) -> None:
         super().__init__(connection)
-        self._server_name = _sql.quote_identifier(name)
-        scroll = {None: "", True: "SCROLL ", False: "NO SCROLL "}[scrollable]
-        hold = "WITH HOLD " if withhold else ""
-        self._declare = f"DECLARE {self._server_name} {scroll}CURSOR {hold}FOR "
+        self._server_name = name
+        self._declare = _sql.declare_cursor(name, scrollable, withhold)
         self._is_declared = False
         self.itersize = 2000
 
@@ -118,8 +117,7 @@ class SchemaServerCursor(SchemaCursor):
 
     def scroll(self, value: int, mode: Any = "relative") -> None:
         """Move the cursor by a number of rows, or to a row."""
-        direction = "ABSOLUTE" if mode == "absolute" else "RELATIVE"
-        super().execute(f"MOVE {direction} {int(value)} FROM {self._server_name}")
+        super().execute(_sql.move_cursor(self._server_name, int(value), mode == "absolute"))
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         while rows := self.fetchmany(self.itersize):
@@ -137,11 +135,11 @@ class SchemaServerCursor(SchemaCursor):
         if self._is_declared and not connection.closed and not connection.abandoned:
             self._is_declared = False
             if connection.get_transaction_status() not in (IDLE, IN_FAILED_TRANSACTION):
-                super().execute(f"CLOSE {self._server_name}")
+                super().execute(_sql.close_cursor(self._server_name))
         super().close()
 
     def _fetch(self, count: str) -> None:
-        super().execute(f"FETCH FORWARD {count} FROM {self._server_name}")
+        super().execute(_sql.fetch_forward(self._server_name, count))
 
 
 class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
@@ -364,4 +362,6 @@ def connect(*args: Any, connection_factory: Any = None, **kwargs: Any) -> Any:
     factory: Any = SchemaConnection
     if isinstance(connection_factory, type):
         factory = type("SchemaConnection", (SchemaConnection, connection_factory), {})
+    elif connection_factory is not None:
+        raise ConfigurationError("connection_factory has to be a class of connections")
     return psycopg2.connect(*args, connection_factory=factory, **kwargs)

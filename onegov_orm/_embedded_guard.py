@@ -119,13 +119,26 @@ def _last_program(messages: list[str]) -> int:
 
 
 def _end_program(pid: int) -> None:
-    """End an initdb or a server that is not ready yet, with its children."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        for number in (signal.SIGTERM, signal.SIGKILL) if pid else ():
-            deadline = time.monotonic() + _END_SECONDS
-            while time.monotonic() < deadline:
-                os.killpg(pid, number)
-                time.sleep(_POLL_SECONDS)
+    """End an initdb or a server that is not ready yet, with its children.
+
+    Only initdb itself is told to end: its children then end in good order, by themselves.
+    """
+    if pid and _is_group(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _END_SECONDS
+        while _is_group(pid) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _is_group(pid: int) -> bool:
+    try:
+        os.killpg(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def try_lock(descriptor: int, kind: int) -> bool:

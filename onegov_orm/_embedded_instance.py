@@ -30,7 +30,11 @@ _RETRY_SECONDS = 2.0
 _RETRY_PAUSE_SECONDS = 0.05
 _REAP_SECONDS = 5.0
 _POLL_SECONDS = 0.005
-_TRANSIENT_FAILURES = ("Address already in use", "pre-existing shared memory block")
+_TRANSIENT_FAILURES = (
+    "Address already in use",
+    "pre-existing shared memory block",
+    'lock file "postmaster.pid" already exists',
+)
 
 
 @dataclass(slots=True)
@@ -64,7 +68,7 @@ class Instance:
             time.sleep(_RETRY_PAUSE_SECONDS)
 
     def _launch_once(self) -> None:
-        self._reap(0)
+        self._reap(_REAP_SECONDS)
         log_start = self.cluster.log_size()
         settings = self.options.server_settings(self.socket_directory, self.port)
         self.process = self.cluster.spawn(self.guard, settings)

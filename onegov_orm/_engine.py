@@ -56,7 +56,9 @@ def parse_dsn(dsn: str | URL) -> URL:
     try:
         url = make_url(dsn)
     except ArgumentError as exc:
-        raise ConfigurationError(f"the dsn is not a URL such as postgresql://host/db: {exc}") from exc
+        raise ConfigurationError(
+            f"the dsn is not a URL such as postgresql://host/db: {exc}"
+        ) from exc
     backend, _, driver = url.drivername.partition("+")
     if backend not in ("postgresql", "postgres"):
         raise UnsupportedDatabase(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +18,7 @@ from onegov_orm._engine import (
     ConnectEvents,
     make_engine,
     parse_dsn,
+    refuse_owned,
 )
 from onegov_orm._identity import IdentityEvents
 from onegov_orm._pool import Holders, PoolEvents
@@ -39,6 +40,7 @@ from onegov_orm.transactions import CompletionEvents, JoiningEvents
 from onegov_orm.typing import DeclarativeBase, IsolationLevel
 
 if TYPE_CHECKING:
+    from blinker import Signal
     from sqlalchemy.engine import URL, Engine
 
 REQUIRED_EXTENSIONS: Final = frozenset({"btree_gist", "hstore", "unaccent"})
@@ -47,6 +49,18 @@ REQUIRED_EXTENSIONS: Final = frozenset({"btree_gist", "hstore", "unaccent"})
 _OWNED_BY_MANAGER: Final = ("bind", "binds", "info")
 
 _active: ContextVar[weakref.ref[BaseSessionManager] | None] = ContextVar("active", default=None)
+
+
+class SessionFactory(sessionmaker[Any]):
+    """Makes sessions that work in the current schema, unless they are bound otherwise."""
+
+    def __init__(self, options: Callable[[], dict[str, Any]], **config: Any) -> None:
+        super().__init__(**config)
+        self._options = options
+
+    def __call__(self, **config: Any) -> Any:
+        """Make a session; raises `NoCurrentSchema` without a schema to work in."""
+        return super().__call__(**(config if "bind" in config else self._options() | config))
 
 
 class BaseSessionManager:
@@ -69,13 +83,15 @@ class BaseSessionManager:
         shared_schema: str = SHARED_SCHEMA,
         migrations: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.url = parse_dsn(dsn)
         #: The database's URL as it was given, password included.
         self.dsn = dsn if isinstance(dsn, str) else dsn.render_as_string(hide_password=False)
-        self.url = parse_dsn(dsn)
         self.bases: list[DeclarativeBase] = [base]
         self.required_extensions = set(REQUIRED_EXTENSIONS)
         self.signals = Signals()
         self.transaction_manager = transaction_manager
+        if isinstance(reserved, str):
+            raise ConfigurationError(f"reserved takes a collection of names, not {reserved!r}")
         self.reserved = RESERVED | {extensions_schema, shared_schema} | frozenset(reserved)
         self._current = Current()
         self._announcer = Announcer(self.signals, self._current)
@@ -110,37 +126,37 @@ class BaseSessionManager:
     # -- names kept for callers
 
     @property
-    def on_schema_init(self) -> Any:
+    def on_schema_init(self) -> Signal:
         """The signal of a new schema, with its connection, before the commit."""
         return self.signals.on_schema_init
 
     @property
-    def on_transaction_join(self) -> Any:
+    def on_transaction_join(self) -> Signal:
         """The signal of a session that begins a transaction."""
         return self.signals.on_transaction_join
 
     @property
-    def on_insert(self) -> Any:
+    def on_insert(self) -> Signal:
         """The signal of an object that was inserted."""
         return self.signals.on_insert
 
     @property
-    def on_update(self) -> Any:
+    def on_update(self) -> Signal:
         """The signal of an object that was updated."""
         return self.signals.on_update
 
     @property
-    def on_delete(self) -> Any:
+    def on_delete(self) -> Signal:
         """The signal of an object that was deleted."""
         return self.signals.on_delete
 
     @property
-    def on_commit(self) -> Any:
+    def on_commit(self) -> Signal:
         """The signal of a committed transaction, with its net changes."""
         return self.signals.on_commit
 
     @property
-    def on_hook_error(self) -> Any:
+    def on_hook_error(self) -> Signal:
         """The signal of post-processing that failed."""
         return self.signals.on_hook_error
 
@@ -256,10 +272,9 @@ class BaseSessionManager:
             "info": {"schema": schema},
         }
 
-    def _make_session_factory(
-        self, session_config: Mapping[str, Any] | None
-    ) -> sessionmaker[Any]:
+    def _make_session_factory(self, session_config: Mapping[str, Any] | None) -> SessionFactory:
         config = dict(session_config or {})
+        refuse_owned(config)
         for name in _OWNED_BY_MANAGER:
             if name in config:
                 raise ConfigurationError(
@@ -268,8 +283,15 @@ class BaseSessionManager:
         self._expires = config.get("expire_on_commit")
         given = config.pop("class_", Session)
         bases = (SchemaSession,) if given is Session else (SchemaSession, given)
-        session_class = type("SchemaSession", bases, {"announcer": self._announcer})
-        return sessionmaker(class_=session_class, **config)
+        attributes = {
+            "announcer": self._announcer,
+            "joins_transaction": self.transaction_manager is not None,
+        }
+        session_class = type("SchemaSession", bases, attributes)
+        return SessionFactory(self._current_options, class_=session_class, **config)
+
+    def _current_options(self) -> dict[str, Any]:
+        return self.options_of(self._current.require_schema())
 
     def _listen_to_bases(self) -> None:
         """Listen to the bases that were added since the last time."""

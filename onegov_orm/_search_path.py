@@ -46,7 +46,17 @@ class SearchPathEvents:
     def set_connection_execution_options(
         self, connection: Connection, options: dict[str, Any]
     ) -> None:
-        """Bind the new schema, if it changes in the middle of a transaction."""
+        """Bind the new schema, if it changes in the middle of a transaction.
+
+        A connection of a session stays in the session's schema.
+        """
+        if "schema" in options:
+            own = connection.engine.get_execution_options().get("schema", options["schema"])
+            if own != options["schema"]:
+                raise ConfigurationError(
+                    f'a connection for the schema "{own}" can\'t be used for '
+                    f'"{options["schema"]}": use a session or an engine of that schema'
+                )
         if connection.in_transaction() and ("schema" in options or "prelude" in options):
             self._bind(connection, {**connection.get_execution_options(), **options})
 

@@ -11,6 +11,7 @@ from onegov_orm.errors import ConfigurationError
 #: that the server refuses to create anything there.
 NEUTRAL_PATH: Final = "pg_catalog"
 
+BEGIN: Final = "BEGIN"
 COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 DISCARD_ALL: Final = "DISCARD ALL"
@@ -100,7 +101,7 @@ def require_schema(schema: str) -> str:
 
 def begin(isolation_level: str | None, read_only: bool | None, deferrable: bool | None) -> str:
     """Begin a transaction with these characteristics; None leaves the server's default."""
-    parts = ["BEGIN"]
+    parts = [BEGIN]
     if isolation_level is not None:
         parts.append(f"ISOLATION LEVEL {isolation_level}")
     if read_only is not None:
@@ -136,6 +137,34 @@ def move_extension(extension: str, schema: str) -> str:
 def grant_create_on_database(database: str, role: str) -> str:
     """Let a role create schemas and trusted extensions."""
     return f"GRANT CREATE ON DATABASE {quote_identifier(database)} TO {quote_identifier(role)}"
+
+
+def grant_usage_to_all(schema: str) -> str:
+    """Let every role use what is in a schema."""
+    return f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO PUBLIC"
+
+
+def declare_cursor(name: str, is_scrollable: bool | None, outlives_transaction: bool) -> str:
+    """Begin the declaration of a cursor; its query follows."""
+    scroll = {None: "", True: "SCROLL ", False: "NO SCROLL "}[is_scrollable]
+    hold = "WITH HOLD " if outlives_transaction else ""
+    return f"DECLARE {quote_identifier(name)} {scroll}CURSOR {hold}FOR "
+
+
+def fetch_forward(cursor: str, count: str) -> str:
+    """Fetch the next rows of a cursor: a number of them, or ``ALL``."""
+    return f"FETCH FORWARD {count} FROM {quote_identifier(cursor)}"
+
+
+def move_cursor(cursor: str, distance: int, is_absolute: bool) -> str:
+    """Move a cursor to a row, or by a number of rows."""
+    direction = "ABSOLUTE" if is_absolute else "RELATIVE"
+    return f"MOVE {direction} {distance} FROM {quote_identifier(cursor)}"
+
+
+def close_cursor(cursor: str) -> str:
+    """Close a cursor."""
+    return f"CLOSE {quote_identifier(cursor)}"
 
 
 def prepare_transaction(xid: str) -> str:

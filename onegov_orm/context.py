@@ -89,9 +89,7 @@ class Scopes(Generic[T]):
     def __init__(self, factory: Callable[[], T]) -> None:
         self._factory = factory
         self._thread = threading.local()
-        self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], T] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], T] = weakref.WeakKeyDictionary()
 
     def get(self) -> T:
         """Return the value of the thread or task that runs here."""

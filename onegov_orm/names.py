@@ -30,6 +30,7 @@ class SchemaName(str):
     __slots__ = ()
 
     def __new__(cls, name: object, reserved: Collection[str] = RESERVED) -> Self:
+        """Return the name; raises `InvalidSchemaName`."""
         if type(name) is cls:
             if name in reserved:
                 raise InvalidSchemaName(name, "it is reserved")

@@ -189,9 +189,7 @@ class Provisioner:
         missing = self._missing_extensions(connection, wanted)
         create = [_sql.create_schema_if_not_exists(self.extensions_schema)]
         create += [_sql.create_extension(name, self.extensions_schema) for name in missing]
-        administrator = "; ".join(
-            [*create, f"GRANT USAGE ON SCHEMA {self.extensions_schema} TO PUBLIC"]
-        )
+        administrator = "; ".join([*create, _sql.grant_usage_to_all(self.extensions_schema)])
         with translated_errors(connection, administrator):
             for sql in create:
                 connection.exec_driver_sql(sql)

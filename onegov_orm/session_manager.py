@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import transaction as zope_transaction
 from transaction import TransactionManager
@@ -15,8 +13,9 @@ from transaction import TransactionManager
 from onegov_orm import _fork
 from onegov_orm._engine import DEFAULT_ISOLATION_LEVEL
 from onegov_orm._manager import BaseSessionManager
+from onegov_orm._units import SessionStore, Unit
 from onegov_orm.context import Scopes, current_task
-from onegov_orm.errors import ConfigurationError, SchemaNotFound
+from onegov_orm.errors import ConfigurationError, SchemaExists, SchemaNotFound
 from onegov_orm.names import EXTENSIONS_SCHEMA, SHARED_SCHEMA, SchemaName
 from onegov_orm.provisioning import create_schema, query_schemas, schema_exists
 from onegov_orm.transactions import Attempt, Completion, Hook, attempts, can_swap
@@ -27,67 +26,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 H = TypeVar("H", bound=Hook)
-
-#: How many idle sessions a thread or task keeps at hand, each for another schema.
-_MAX_IDLE_SESSIONS: Final = 32
-
-
-class SessionStore:
-    """The sessions of one thread, task or unit of work, one for each schema."""
-
-    #: Whether the sessions leave commit and rollback to the ``transaction`` package.
-    joins: bool
-
-    def __init__(self, joins: bool) -> None:
-        self.joins = joins
-        self._sessions: OrderedDict[str, Any] = OrderedDict()
-
-    def get(self, schema: SchemaName, make: Callable[[SchemaName], Any]) -> Any:
-        """Return the session of the schema; idle ones of other schemas go when many."""
-        session = self._sessions.get(schema)
-        if session is None:
-            session = self._sessions[schema] = make(schema)
-            self._evict(schema)
-        else:
-            self._sessions.move_to_end(schema)
-        return session
-
-    def all(self) -> list[Any]:
-        """Return the sessions."""
-        return list(self._sessions.values())
-
-    def close(self) -> None:
-        """Close and forget the sessions."""
-        for session in self.all():
-            session.close()
-        self._sessions.clear()
-
-    def __del__(self) -> None:
-        # The thread or task is over; nothing can use its sessions any more, but their
-        # cycles would keep the connections until the next garbage collection.
-        if self._sessions and not sys.is_finalizing():
-            self.close()
-
-    def _evict(self, newest: str) -> None:
-        surplus = len(self._sessions) - _MAX_IDLE_SESSIONS
-        if surplus <= 0:
-            return
-        idle = [
-            name
-            for name, session in self._sessions.items()
-            if name != newest and not session.in_transaction()
-        ]
-        for name in idle[:surplus]:
-            del self._sessions[name]
-
-
-class Unit(SessionStore):
-    """The sessions of one ``with mgr.schema(...)`` block."""
-
-    def __init__(self, scope: SessionStore, joins: bool, completion: Completion | None) -> None:
-        super().__init__(joins)
-        self.scope = scope
-        self.completion = completion
 
 
 class SessionManager(BaseSessionManager):
@@ -268,7 +206,8 @@ class SessionManager(BaseSessionManager):
         """Create an empty schema, unless it exists."""
         name = self.parse_schema(schema) if validate else SchemaName(schema, reserved=())
         if not self.is_schema_found_on_database(name):
-            self.create_schema(name, validate)
+            with suppress(SchemaExists):
+                self.create_schema(name, validate)
 
     def ensure_schema_exists(self, schema: str) -> None:
         """Make sure that the schema exists, with extensions, tables and all they need.

@@ -6,6 +6,7 @@ the manager for the session, and neither commits nor names a schema: `handle` do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Concatenate, ParamSpec, TypeVar
@@ -80,13 +81,13 @@ def search(mgr: SessionManager, town: str, index: SearchIndex, words: str) -> Se
     return mgr.session().scalars(found.order_by(Entry.name)).all()
 
 
-def search_database(mgr: SessionManager, town: str, word: str) -> Sequence[Entry]:
-    """Return the entries with a word that begins like this, found without the index."""
-    text = func.concat_ws(
-        " ", Entry.name, Entry.description, func.array_to_string(Entry.tags, " ")
-    )
-    found = func.unaccent(text).regexp_match(func.concat(r"\m", func.unaccent(word)), flags="i")
-    return mgr.session().scalars(select(Entry).where(found).order_by(Entry.name)).all()
+def search_database(mgr: SessionManager, town: str, words: str) -> Sequence[Entry]:
+    """Return what `search` returns, found without the index."""
+    tags = func.array_to_string(Entry.tags, " ")
+    text = func.unaccent(func.concat_ws(" ", Entry.name, Entry.description, tags))
+    begins = [func.concat(r"\m", func.unaccent(re.escape(word))) for word in words.split()]
+    found = select(Entry).where(*(text.regexp_match(begin, flags="i") for begin in begins))
+    return mgr.session().scalars(found.order_by(Entry.name)).all()
 
 
 def search_similar(mgr: SessionManager, town: str, name: str) -> Sequence[Entry]:

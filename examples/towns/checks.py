@@ -1,64 +1,85 @@
-"""Looks at the database without the library: is everything where it belongs, and nowhere else.
-
-The connection is plain SQLAlchemy, and each statement names the schema that it reads.
-"""
+"""What has to hold in the end."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, inspect, select
-
-from .index import TownIndex
-from .models import Base, Booking, Entry, Searchable
+from .facts import TownFacts
+from .index import SearchIndex
+from .meter import Meter
+from .scenario import Failure, Finding
+from .traffic import Tally
 
 
 @dataclass(frozen=True)
-class TownFacts:
-    """What stands in the schema of a town."""
+class Check:
+    """A claim, whether it holds, and what that is concluded from."""
 
-    town: str
-    rows: dict[str, int]
-    foreign_rows: int
-    index: TownIndex
-
-    def __getitem__(self, table: str) -> int:
-        return self.rows[table]
+    claim: str
+    holds: bool
+    evidence: str
 
 
-def look_at(engine: Engine, towns: list[str]) -> list[TownFacts]:
-    """Return the facts about the towns."""
-    with engine.connect() as connection:
-        return [look_at_town(connection, town) for town in towns]
+def check_rows(facts: Sequence[TownFacts]) -> Check:
+    """Tell whether each row stands where it belongs."""
+    rows = sum(sum(fact.rows.values()) for fact in facts)
+    foreign = sum(fact.foreign_rows for fact in facts)
+    evidence = f"{foreign} foreign rows among {rows}"
+    return Check("Each row stands in the schema of its own town", foreign == 0 < rows, evidence)
 
 
-def look_at_town(connection: Connection, town: str) -> TownFacts:
-    """Count the rows, and those of other towns, and index everything anew."""
-    # The connection itself keeps the option, until the next town.
-    connection.execution_options(schema_translate_map={None: town})
-    rows, foreign_rows = {}, 0
-    for table in Base.metadata.sorted_tables:
-        is_foreign = table.c.town != town
-        counts = select(func.count(), func.count().filter(is_foreign)).select_from(table)
-        rows[table.name], foreign = connection.execute(counts).one()
-        foreign_rows += foreign
-    return TownFacts(town, rows, foreign_rows, new_index(connection))
+def check_answers(tallies: Sequence[Tally]) -> Check:
+    """Tell whether the visitors of each town saw that town alone."""
+    rows = sum(tally.rows for tally in tallies)
+    foreign = sum(tally.foreign_rows for tally in tallies)
+    requests = sum(tally.requests for tally in tallies)
+    evidence = f"{foreign} foreign rows among {rows} in {requests} answers"
+    return Check("Nobody was shown a row of another town", foreign == 0 < rows, evidence)
 
 
-def new_index(connection: Connection) -> TownIndex:
-    """Return an index of what the database holds."""
-    index = TownIndex()
-    texts: dict[type[Searchable], Select[Any]] = {
-        Entry: select(Entry.id, Entry.name, Entry.description, Entry.tags),
-        Booking: select(Booking.id, Booking.title, Booking.room),
-    }
-    for model, statement in texts.items():
-        for row in connection.execute(statement).mappings():
-            index.put((model, (row["id"],), None), model(**row).search_text)
-    return index
+def check_index(facts: Sequence[TownFacts], index: SearchIndex) -> Check:
+    """Tell whether the index is what it would be if it were made anew."""
+    held = {fact.town: index.of(fact.town).documents for fact in facts}
+    differing = [fact.town for fact in facts if fact.index.documents != held[fact.town]]
+    evidence = f"{sum(map(len, held.values()))} index entries, {_differing(differing)}"
+    return Check("The index holds what the database holds", not differing, evidence)
 
 
-def tables_outside(engine: Engine) -> list[str]:
-    """Return the tables that stand in ``public``, where none should."""
-    return inspect(engine).get_table_names(schema="public")
+def check_findings(findings: Sequence[Finding]) -> Check:
+    """Tell whether index and database find the same."""
+    differing = [f"{f.words} in {f.town}" for f in findings if f.by_index != f.by_database]
+    found = sum(len(finding.by_index) for finding in findings)
+    evidence = f"{found} found by {len(findings)} searches, {_differing(differing)}"
+    return Check("The index finds what unaccent() finds", found > 0 and not differing, evidence)
+
+
+def check_failure(failure: Failure) -> Check:
+    """Tell whether the failed request wrote something, and left nothing."""
+    is_undone = failure.before == failure.after and failure.commits == 0
+    evidence = f"{failure.written} bookings written and rolled back"
+    return Check(
+        "The request that failed left nothing", is_undone and failure.written > 0, evidence
+    )
+
+
+def check_schemas(
+    schemas: Sequence[str], expected: Iterable[str], outside: Sequence[str]
+) -> Check:
+    """Tell whether there are the schemas of the towns, and no tables in ``public``."""
+    evidence = f"{len(schemas)} schemas, {len(outside)} tables in public"
+    holds = list(schemas) == sorted(expected) and not outside
+    return Check("Each town has a schema, and nothing is outside", holds, evidence)
+
+
+def check_costs(meter: Meter) -> Check:
+    """Tell whether ``BEGIN`` and the search path cost no round trip of their own."""
+    total = meter.total()
+    expected = total.statements + total.requests
+    evidence = f"{total.round_trips} round trips counted, {expected} expected"
+    holds = total.round_trips == expected
+    return Check("A request costs its statements and a COMMIT", holds, evidence)
+
+
+def _differing(names: Sequence[str]) -> str:
+    return f"differing: {', '.join(names) or 'none'}"

@@ -37,6 +37,8 @@ class Meter:
     def __init__(self, engine: Engine, proxy: WireProxy | None) -> None:
         self.costs: defaultdict[str, Cost] = defaultdict(Cost)
         self.counts_round_trips = proxy is not None
+        #: Whether ``BEGIN`` costs no round trip: so it is with psycopg2.
+        self.folds_begin = engine.driver == "psycopg2"
         self._proxy = proxy
         self._statements = 0
         event.listen(engine, "after_cursor_execute", self._after_cursor_execute)
@@ -54,6 +56,16 @@ class Meter:
         cost.requests += 1
         if self._proxy is not None:
             cost.round_trips += self._proxy.snapshot().round_trips
+
+    def total(self) -> Cost:
+        """Return the cost of all requests."""
+        costs = self.costs.values()
+        return Cost(
+            sum(cost.requests for cost in costs),
+            sum(cost.statements for cost in costs),
+            sum(cost.round_trips for cost in costs),
+            sum(cost.seconds for cost in costs),
+        )
 
     def _after_cursor_execute(self, *args: Any) -> None:
         self._statements += 1

@@ -11,7 +11,7 @@ import transaction
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, ProgrammingError
 
-from onegov_orm import SearchPathMoved
+from onegov_orm import ConfigurationError, SearchPathMoved
 from tests.models import Base, Document
 
 BERN, BASEL = "towns-bern", "towns-basel"
@@ -155,6 +155,7 @@ def test_a_function_that_moves_the_path_is_seen_by_new_servers(newest, driver, n
         session.add(Document(owner=BASEL))
     with mgr.schema(BERN) as session:
         session.add(Document(owner=BERN))
+        session.flush()
         session.execute(text(move + body))
         session.execute(text("SELECT move()"))
         assert owners(session) == [BERN]
@@ -268,6 +269,11 @@ def test_another_schema_on_the_same_connection(mgr):
         for name in (BERN, BASEL, BERN):
             connection = connection.execution_options(schema=name)
             assert connection.execute(OWNERS).scalars().all() == [name]
+
+
+def test_the_connection_of_a_session_stays_in_its_schema(mgr):
+    with pytest.raises(ConfigurationError, match="towns-basel"), mgr.schema(BERN) as session:
+        session.connection(execution_options={"schema": BASEL})
 
 
 def test_two_phases(dsn, new_manager):

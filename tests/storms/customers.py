@@ -28,8 +28,9 @@ TRACES: Final = """
               WHERE locktype = 'advisory' AND classid = 0 AND objsubid = 1
               AND pid = pg_backend_pid()),
         ARRAY(SELECT pg_listening_channels()),
-        ARRAY(SELECT name FROM pg_catalog.pg_prepared_statements WHERE name LIKE 'storm%'),
-        ARRAY(SELECT name FROM pg_catalog.pg_cursors WHERE name LIKE 'storm%'),
+        ARRAY(SELECT name FROM pg_catalog.pg_prepared_statements
+              WHERE starts_with(name, 'storm')),
+        ARRAY(SELECT name FROM pg_catalog.pg_cursors WHERE starts_with(name, 'storm')),
         to_regclass('documents') IS NOT NULL
 """
 
@@ -153,6 +154,7 @@ class Watch:
     def __init__(self, execute: Execute) -> None:
         self.execute = execute
         self._before: set[tuple[Any, ...]] = set()
+        execute("SET application_name TO 'watch'")
 
     def begin(self) -> None:
         """Note what is there before the storm; the schemas of the customers exist."""

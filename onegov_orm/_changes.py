@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event, inspect
 
-from onegov_orm.changes import Change, ChangeLog, ChangeSet, Kind
+from onegov_orm._bulk import complete
+from onegov_orm.changes import Change, ChangeLog, ChangeSet, IdentityKey, Kind
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
 
     from onegov_orm.context import Current
     from onegov_orm.signals import Signals
+
+#: How often SQLAlchemy flushes before a commit, while listeners go on making changes.
+_MOST_FLUSHES: Final = 100
 
 
 class Announcer:
@@ -25,15 +29,13 @@ class Announcer:
         self.current = current
         self._logs: weakref.WeakKeyDictionary[Session, ChangeLog] = weakref.WeakKeyDictionary()
 
-    def is_heard(self, kind: Kind) -> bool:
-        """Tell whether anybody listens to this kind of change here and now."""
-        signal = {
-            Kind.INSERT: self.signals.on_insert,
-            Kind.UPDATE: self.signals.on_update,
-            Kind.DELETE: self.signals.on_delete,
-        }[kind]
-        heard = signal.receivers or self.signals.on_commit.receivers
-        return bool(heard) and not self.current.is_silent.get()
+    def is_heard(self, session: Session, *kinds: Kind) -> bool:
+        """Tell whether anybody listens to these kinds of changes, or to commits."""
+        schema = session.info.get("schema")
+        if schema is None or self.current.is_silent.get():
+            return False
+        signals = (self.signals.on_commit, *(self.signals.of(kind) for kind in kinds))
+        return any(signal.has_receivers_for(schema) for signal in signals)
 
     def log_of(self, session: Session) -> ChangeLog:
         """Return the log of the session's open transaction."""
@@ -41,6 +43,10 @@ class Announcer:
         if log is None:
             log = self._logs[session] = ChangeLog()
         return log
+
+    def begin_savepoint(self, session: Session, savepoint: SessionTransaction) -> None:
+        """Note where a savepoint begins."""
+        self.log_of(session).begin_savepoint(savepoint)
 
     def roll_back_savepoint(self, session: Session, savepoint: SessionTransaction) -> None:
         """Forget what the session did since the savepoint began."""
@@ -53,39 +59,66 @@ class Announcer:
         log = self._logs.pop(session, None)
         return ChangeSet() if log is None else log.net()
 
-    def record(self, session: Session, kind: Kind, objects: Iterable[Any]) -> None:
+    def record(self, session: Session, changes: Iterable[Change]) -> None:
         """Write changes into the log, if anybody listens to commits."""
-        if not self.signals.on_commit.receivers or self.current.is_silent.get():
-            return
-        log = self.log_of(session)
-        for obj in objects:
-            log.add(Change(kind, identity_key(obj), obj))
+        if self.is_heard(session):
+            log = self.log_of(session)
+            for change in changes:
+                log.add(change)
 
     def send(self, session: Session, kind: Kind, objects: Iterable[Any]) -> None:
         """Send the signal of this kind of change for each object."""
-        if self.current.is_silent.get():
+        schema = session.info.get("schema")
+        if schema is None or self.current.is_silent.get():
             return
-        schema = session.info["schema"]
+        signal = self.signals.of(kind)
+        extra: dict[str, Any] = {"session": session} if kind is Kind.DELETE else {}
         for obj in objects:
-            if kind is Kind.INSERT:
-                self.signals.on_insert.send(schema, obj=obj)
-            elif kind is Kind.UPDATE:
-                self.signals.on_update.send(schema, obj=obj)
-            else:
-                self.signals.on_delete.send(schema, session=session, obj=obj)
+            signal.send(schema, obj=obj, **extra)
 
     def announce(self, session: Session, kind: Kind, objects: Iterable[Any]) -> None:
         """Write changes into the log and send their signals."""
         objects = list(objects)
-        self.record(session, kind, objects)
+        self.record(session, [Change(kind, identity_key(obj), obj) for obj in objects])
         self.send(session, kind, objects)
 
 
 class _Flushed:
     """What one flush did, between its events."""
 
-    def __init__(self, inserts: list[Any], updates: list[Any], deletes: list[Any]) -> None:
-        self.changes = {Kind.INSERT: inserts, Kind.UPDATE: updates, Kind.DELETE: deletes}
+    def __init__(self, session: Session, flush_context: Any) -> None:
+        def written(objects: Iterable[Any]) -> list[Any]:
+            return [obj for obj in objects if inspect(obj) in flush_context.states]
+
+        self.inserts = written(session.new)
+        self.deletes = written(session.deleted)
+        #: With the keys that they had before the flush.
+        self.updates = [
+            (obj, identity_key(obj)) for obj in written(session.dirty) if session.is_modified(obj)
+        ]
+
+    def add_orphan(self, orphan: Any) -> None:
+        """Note an object that was deleted without being asked for."""
+        if not any(obj is orphan for obj in self.deletes):
+            self.deletes.append(orphan)
+            self.updates = [update for update in self.updates if update[0] is not orphan]
+
+    def changes(self) -> Iterator[Change]:
+        """Yield what the log has to know: a changed key is a delete and an insert."""
+        moved = [(obj, key) for obj, key in self.updates if identity_key(obj) != key]
+        yield from (Change(Kind.DELETE, identity_key(obj), obj) for obj in self.deletes)
+        yield from (Change(Kind.DELETE, key, obj) for obj, key in moved)
+        for obj in (*self.inserts, *(obj for obj, _key in moved)):
+            yield Change(Kind.INSERT, identity_key(obj), obj)
+        for obj, key in self.updates:
+            if identity_key(obj) == key:
+                yield Change(Kind.UPDATE, key, obj)
+
+    def signals(self) -> Iterator[tuple[Kind, list[Any]]]:
+        """Yield what has to be sent; a key may be deleted and inserted again in one flush."""
+        yield Kind.DELETE, self.deletes
+        yield Kind.INSERT, self.inserts
+        yield Kind.UPDATE, [obj for obj, _key in self.updates]
 
 
 class FlushEvents:
@@ -102,53 +135,70 @@ class FlushEvents:
     def attach(self, target: Any) -> None:
         """Listen to a session, session class or sessionmaker."""
         for name in (
+            "before_flush",
             "after_flush",
             "after_flush_postexec",
             "persistent_to_deleted",
+            "before_commit",
             "after_transaction_create",
             "after_soft_rollback",
         ):
             event.listen(target, name, getattr(self, name))
 
+    def before_flush(self, session: Session, flush_context: Any, instances: Any) -> None:
+        """Read what has expired of the objects to be deleted, for who hears of them."""
+        self._flushed.pop(session, None)
+        if self.announcer.is_heard(session, Kind.DELETE):
+            complete(session, session.deleted)
+
     def after_flush(self, session: Session, flush_context: Any) -> None:
         """Note what is being flushed, while the history of the objects is still known."""
-        if not self.announcer.signals.hears_changes or self.announcer.current.is_silent.get():
-            return
-        changed = [obj for obj in session.dirty if session.is_modified(obj)]
-        self._flushed[session] = _Flushed(list(session.new), changed, list(session.deleted))
+        if self.announcer.is_heard(session, *Kind):
+            self._flushed[session] = _Flushed(session, flush_context)
 
     def persistent_to_deleted(self, session: Session, instance: Any) -> None:
-        """Note an object that was deleted without being asked for: an orphan."""
+        """Note an orphan."""
         flushed = self._flushed.get(session)
         if flushed is not None:
-            deletes = flushed.changes[Kind.DELETE]
-            if not any(obj is instance for obj in deletes):
-                deletes.append(instance)
+            flushed.add_orphan(instance)
 
     def after_flush_postexec(self, session: Session, flush_context: Any) -> None:
         """Announce what was flushed."""
         flushed = self._flushed.pop(session, None)
-        if flushed is None:
+        if flushed is not None:
+            self.announcer.record(session, flushed.changes())
+            for kind, objects in flushed.signals():
+                self.announcer.send(session, kind, objects)
+
+    def before_commit(self, session: Session) -> None:
+        """Read what has expired of the changed objects, for the subscribers of commits.
+
+        After the commit, reading it would take another transaction.
+        """
+        if session.in_nested_transaction() or not self.announcer.is_heard(session):
             return
-        for kind, objects in flushed.changes.items():
-            self.announcer.record(session, kind, objects)
-        for kind, objects in flushed.changes.items():
-            self.announcer.send(session, kind, objects)
+        for _ in range(_MOST_FLUSHES):
+            if not (session.new or session.dirty or session.deleted):
+                break
+            session.flush()
+        complete(session, self.announcer.log_of(session).objects())
 
     def after_transaction_create(self, session: Session, transaction: SessionTransaction) -> None:
         """Note where a savepoint begins."""
-        if transaction.nested and self.announcer.signals.on_commit.receivers:
-            self.announcer.log_of(session).begin_savepoint(transaction)
+        if transaction.nested:
+            self.announcer.begin_savepoint(session, transaction)
 
     def after_soft_rollback(self, session: Session, transaction: SessionTransaction) -> None:
-        """Forget what was rolled back."""
-        if transaction.nested:
-            self.announcer.roll_back_savepoint(session, transaction)
+        """Forget what was rolled back: a savepoint, or the one that a failed flush was in."""
+        savepoint: SessionTransaction | None = transaction
+        while savepoint is not None and not savepoint.nested:
+            savepoint = savepoint.parent
+        if savepoint is not None:
+            self.announcer.roll_back_savepoint(session, savepoint)
 
 
-def identity_key(obj: Any) -> Any:
+def identity_key(obj: Any) -> IdentityKey:
     """Return the identity key of an object, that of an object to be loaded included."""
     state = inspect(obj)
-    if state.key is not None:
-        return state.key
-    return state.mapper.identity_key_from_instance(obj)
+    key: IdentityKey = state.key or state.mapper.identity_key_from_instance(obj)
+    return key

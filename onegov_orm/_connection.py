@@ -8,6 +8,7 @@ transaction is open; nothing here counts begins and commits.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -35,8 +36,12 @@ class SchemaState:
 
     prelude: Prelude | None = None
     strict: bool = False
-    #: Set when the connection is the parent process's, or its manager was disposed.
+    #: Set when the connection is the parent process's.
     abandoned: bool = False
+    #: How many transactions ended, and how often the connection was given back: a cursor of
+    #: an earlier one is late.
+    transactions: int = 0
+    checkins: int = 0
 
     _last_user: object = NOBODY
     _prelude_due: bool = True
@@ -44,6 +49,10 @@ class SchemaState:
     _lasting_prelude: Prelude | None = None
     _is_lasting_current: bool = True
     _soiled: bool = False
+    _is_spent: bool = False
+    #: For whom the driver may have prepared statements.
+    _planned_for: object = NOBODY
+    _neutral_path: str | None = None
     _reports_search_path: bool = False
     _wants_autocommit: bool = False
     _xid: str | None = None
@@ -54,9 +63,22 @@ class SchemaState:
         if prelude is not self.prelude:
             self.prelude = prelude
             self._prelude_due = True
+            if not self.is_idle:
+                # What this transaction leaves may be of either customer.
+                self._last_user = SOMEBODY
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no transaction is open on the server."""
+        return self._transaction_status() == IDLE
 
     def preamble(self, statement: str) -> str:
-        """Return the SQL that has to reach the server before this statement.
+        """Return what is `due` before this statement, as text to stand in front of it."""
+        statements = self.due(statement)
+        return "; ".join(statements) + ";\n" if statements else ""
+
+    def due(self, statement: str) -> Sequence[str]:
+        """Return the SQL statements that have to reach the server before this one.
 
         Raises `SearchPathMoved` if the path was moved and ``strict`` is set, and
         `ForeignConnection` in a forked child.
@@ -65,22 +87,30 @@ class SchemaState:
             raise ForeignConnection
         effects = effects_of(statement)
         status = self._transaction_status()
-        if status == IDLE:
-            sql = "" if effects & Effects.OUTSIDE_TRANSACTION else self._opening()
-        elif status == IN_TRANSACTION:
-            sql = self._correction()
-        else:
+        due: Sequence[str] = ()
+        if status == IN_TRANSACTION:
+            due = self._correction()
+        elif status != IDLE:
             self.has_failed()
-            sql = ""
+        elif not effects & Effects.OUTSIDE_TRANSACTION:
+            due = self._opening()
         if effects:
             self._expect(effects)
-        return sql
+        return due
 
     def has_failed(self) -> None:
         """Trust nothing that was sent in front of a statement that failed."""
         self._last_user = SOMEBODY
         self._prelude_due = True
-        self._is_lasting_current = False
+        self._is_lasting_current = not self._wants_autocommit and self._lasting_prelude is None
+
+    def due_in_pipeline(self, statement: str) -> Sequence[str]:
+        """Return what is due inside a pipeline, where the server's answers come later."""
+        due = (self.prelude.local,) if self._prelude_due and self.prelude else ()
+        effects = effects_of(statement)
+        self._prelude_due = Effects.MOVES_PATH in effects
+        self._expect(effects)
+        return due
 
     def cleaning(self) -> str:
         """Return the SQL that makes an idle connection fit for the next customer."""
@@ -88,38 +118,44 @@ class SchemaState:
             return _sql.DISCARD_ALL
         if self._lasting_prelude is not None or not self._is_lasting_current:
             return _sql.RESET_SEARCH_PATH
+        if self._reports_search_path and self._reported_search_path() != self._neutral_path:
+            self._soiled = True
+            return _sql.DISCARD_ALL
         return ""
 
     def was_cleaned(self) -> None:
         """Forget the schema, after what `cleaning` asked for was done."""
         if self._soiled:
             self._last_user = NOBODY
+            self.forget_plans()
         self._soiled = False
         self._lasting_prelude = None
         self._is_lasting_current = True
         self.prelude = None
         self._prelude_due = True
 
-    def _opening(self) -> str:
+    def _opening(self) -> Sequence[str]:
         if self._wants_autocommit:
             return self._lasting_opening()
         statements = [self._begin()]
         if self.prelude is not None:
             statements.append(self.prelude.local)
         admission = self._admission()
+        if self._lasting_prelude is not None:
+            admission.append(_sql.RESET_SEARCH_PATH)
         if admission:
             statements = [_sql.BEGIN, *admission, _sql.COMMIT, *statements]
         self._prelude_due = False
-        return "; ".join(statements) + ";\n"
+        return statements
 
-    def _lasting_opening(self) -> str:
+    def _lasting_opening(self) -> Sequence[str]:
         if not self._is_lasting_due():
-            return ""
+            return ()
         lasting = self.prelude.lasting if self.prelude else _sql.RESET_SEARCH_PATH
         self._lasting_prelude = self.prelude
         self._is_lasting_current = True
         self._prelude_due = False
-        return "; ".join([*self._admission(), lasting]) + ";\n"
+        return [*self._admission(), lasting]
 
     def _is_lasting_due(self) -> bool:
         if self._lasting_prelude is not self.prelude or not self._is_lasting_current:
@@ -131,20 +167,23 @@ class SchemaState:
         user = self.prelude.schema if self.prelude else None
         if user == self._last_user:
             return []
-        statements = [] if self._last_user is NOBODY else [_sql.CLEANSE]
+        statements = [] if self._last_user is NOBODY else list(_sql.CLEANSE)
         if self.prelude is not None:
             statements.extend(self.prelude.admission)
+            if self._planned_for not in (NOBODY, user):
+                self.forget_plans()
+            self._planned_for = user
         self._last_user = user
         return statements
 
-    def _correction(self) -> str:
+    def _correction(self) -> Sequence[str]:
         prelude = self.prelude
         if prelude is None:
-            return ""
-        if self._prelude_due or self._has_moved(prelude):
-            self._prelude_due = False
-            return prelude.local + ";\n"
-        return ""
+            due = (_sql.RESET_LOCAL_SEARCH_PATH,) if self._prelude_due else ()
+        else:
+            due = (prelude.local,) if self._prelude_due or self._has_moved(prelude) else ()
+        self._prelude_due = False
+        return due
 
     def _has_moved(self, prelude: Prelude) -> bool:
         if not self._reports_search_path:
@@ -165,8 +204,13 @@ class SchemaState:
     def _expect(self, effects: Effects) -> None:
         if effects & Effects.OUTLIVES_TRANSACTION:
             self._soiled = True
-        if effects & Effects.MOVES_PATH and not self._reports_search_path:
-            self._prelude_due = True
+        if effects & Effects.LISTENS:
+            self._is_spent = True
+        if self.prelude is not None and not self._reports_search_path:
+            self._prelude_due = self._prelude_due or Effects.MOVES_PATH in effects
+
+    def forget_plans(self) -> None:
+        """Have the driver use no prepared statement of another customer."""
 
     def clean(self) -> None:
         """Make the connection fit for the next customer; an open transaction ends."""

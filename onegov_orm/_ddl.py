@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Index, MetaData, Table
 from sqlalchemy.dialects.postgresql import CreateDomainType, CreateEnumType
+from sqlalchemy.dialects.postgresql.named_types import NamedType
 from sqlalchemy.engine.mock import MockConnection
-from sqlalchemy.schema import CreateIndex, CreateSequence, ExecutableDDLElement
+from sqlalchemy.schema import CreateIndex, CreateSequence, CreateTable, ExecutableDDLElement
 from sqlalchemy.sql.ddl import SchemaGenerator
 from sqlalchemy.types import SchemaType
 
@@ -83,7 +84,6 @@ class Recorder(SchemaGenerator):
         self.live_tables: set[str] = set()
         self._schema = schema
         self._taken = frozenset(taken)
-        self._table: Table | None = None
 
     def walk(self, metadata: MetaData) -> None:
         """Note all that the metadata makes."""
@@ -92,8 +92,6 @@ class Recorder(SchemaGenerator):
     @contextmanager
     def with_ddl_events(self, target: Any, **arguments: Any) -> Iterator[None]:
         """Call the listeners before and after something is made."""
-        if isinstance(target, Table):
-            self._table = target
         self._fire(target.dispatch.before_create, target, arguments)
         yield
         self._fire(target.dispatch.after_create, target, arguments)
@@ -102,8 +100,6 @@ class Recorder(SchemaGenerator):
         """Note one statement."""
         made, name, table = _classify(element, self.dialect)
         schema = _schema_of(_subject(element))
-        if made is Made.TYPE:
-            self._refuse_homeless(name, schema)
         can_repeat = made is Made.TYPE or isinstance(element, CreateSequence)
         if schema != self._schema or (can_repeat and (made, name) in self._taken):
             return
@@ -123,14 +119,6 @@ class Recorder(SchemaGenerator):
                 listener(target, self.connection, _ddl_runner=self, **arguments)
             elif _schema_of(target) == self._schema:
                 self.call(listener, target, arguments)
-
-    def _refuse_homeless(self, name: str, schema: str | None) -> None:
-        table = self._table
-        if schema is None and table is not None and table.schema is not None:
-            raise ConfigurationError(
-                f'the type "{name}" of the table {table.fullname} would be made in the schema of '
-                f"some customer: give it schema={table.schema!r}"
-            )
 
 
 class Runner(Recorder):
@@ -174,10 +162,14 @@ class Script:
         self._metadata = metadata
         self._schema = schema
         self._taken = frozenset(taken)
-        made = [table for table in metadata.sorted_tables if table.schema in {schema, *others}]
-        made = [table for table in made if (Made.RELATION, table.name) not in taken]
+        made = [
+            table
+            for table in list(metadata.tables.values())
+            if table.schema in {schema, *others} and (Made.RELATION, table.name) not in taken
+        ]
         self.tables = [table for table in made if table.schema == schema]
         self._names = [table.name for table in self.tables]
+        _refuse_homeless_types(self.tables, dialect)
         recorder = Recorder(dialect, schema, made, taken)
         recorder.walk(metadata)
         self.is_live = recorder.is_live
@@ -200,11 +192,9 @@ class Script:
         if not self.is_live:
             _run(connection, lacking)
             return
-        _run(connection, [entry for entry in lacking if entry.made is Made.TYPE])
+        _run(connection, [entry for entry in lacking if _is_alone(entry)])
         tables = [table for table in self.tables if table.name not in inventory.relations]
         taken = {*self._taken, *((entry.made, entry.name) for entry in self.entries)}
-        sequences = {entry for entry in lacking if _is_alone(entry)}
-        _run(connection, [entry for entry in lacking if entry in sequences])
         runner = Runner(connection, inventory, is_first, self._schema, tables, taken)
         runner.walk(self._metadata)
         runner.flush()
@@ -220,7 +210,10 @@ class Script:
 
 
 def scripts_of(
-    metadatas: Iterable[MetaData], schema: str | None, others: Iterable[str | None], dialect: Dialect
+    metadatas: Iterable[MetaData],
+    schema: str | None,
+    others: Iterable[str | None],
+    dialect: Dialect,
 ) -> Sequence[Script]:
     """Return the scripts for all metadatas; tables in other schemas are left out."""
     taken: set[tuple[Made, str]] = set()
@@ -249,13 +242,28 @@ def _lacking(entries: Iterable[Entry], inventory: Inventory, is_first: bool) -> 
     ]
 
 
+def _refuse_homeless_types(tables: Iterable[Table], dialect: Dialect) -> None:
+    """Refuse types of shared tables that some customer's schema would get."""
+    for column in (column for table in tables if table.schema for column in table.columns):
+        kind: Any = column.type._unwrapped_dialect_impl(dialect)
+        kind = getattr(kind, "item_type", kind)
+        named: Any = kind.dialect_impl(dialect)
+        is_made = isinstance(named, NamedType) and named.create_type
+        if is_made and named.schema is None:
+            raise ConfigurationError(
+                f'the type "{named.name}" of {column} would be made in the schema of some '
+                f"customer: give it schema={column.table.schema!r}"
+            )
+
+
 def _is_certain(entry: Entry, live_tables: set[str]) -> bool:
     """Tell whether a relation is made for sure: a listener may change its table's indexes."""
     return entry.name == entry.table or entry.table not in live_tables
 
 
 def _is_alone(entry: Entry) -> bool:
-    return entry.made is Made.RELATION and not entry.table
+    """Tell whether it is a type or a sequence, which tables may need."""
+    return entry.made in (Made.TYPE, Made.RELATION) and not entry.table
 
 
 def _is_compilable(listener: Any) -> bool:
@@ -295,7 +303,7 @@ def _classify(element: Any, dialect: Any) -> tuple[Made, str, str]:
         return Made.RELATION, str(subject.name), ""
     if table is None:
         return Made.WHOLE, "", ""
-    is_table = isinstance(element, TableCreateDDL)
+    is_table = isinstance(element, CreateTable) or element is getattr(table, "_creator_ddl", None)
     return (Made.RELATION if is_table else Made.PART), owner, owner
 
 

@@ -34,9 +34,12 @@ class SchemaCursor(extensions.cursor):
     """A cursor that sends what is due together with its statement."""
 
     connection: SchemaConnection
+    #: How often the connection had been given back when the cursor was made.
+    checkins: int | None = None
 
     def execute(self, query: Any, vars: Any = None) -> None:
         """Execute the statement, with what is due in front of it."""
+        self._refuse_if_late()
         if isinstance(query, Composable):
             query = query.as_string(self)
         preamble = self.connection.prepare(query)
@@ -52,26 +55,35 @@ class SchemaCursor(extensions.cursor):
 
     def executemany(self, query: Any, vars_list: Any) -> None:
         """Execute the statement for each set of parameters, after what is due."""
+        self._refuse_if_late()
         self.connection.open_for(query)
         super().executemany(query, vars_list)
 
+    def _refuse_if_late(self) -> None:
+        if self.checkins is not None and self.checkins != self.connection.checkins:
+            raise psycopg2.InterfaceError("the cursor's connection was given back to the pool")
+
     def callproc(self, procname: Any, parameters: Any = None, /) -> Any:
         """Call a function, after what is due."""
+        self._refuse_if_late()
         self.connection.open_for(procname)
         return super().callproc(procname, parameters)
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         """Run a COPY, after what is due."""
+        self._refuse_if_late()
         self.connection.open_for(sql)
         super().copy_expert(sql, file, size)
 
     def copy_from(self, *args: Any, **kwargs: Any) -> None:
         """Copy into a table, after what is due."""
+        self._refuse_if_late()
         self.connection.open_for("")
         super().copy_from(*args, **kwargs)
 
     def copy_to(self, *args: Any, **kwargs: Any) -> None:
         """Copy out of a table, after what is due."""
+        self._refuse_if_late()
         self.connection.open_for("")
         super().copy_to(*args, **kwargs)
 
@@ -88,7 +100,8 @@ class SchemaServerCursor(SchemaCursor):
         super().__init__(connection)
         self._server_name = name
         self._declare = _sql.declare_cursor(name, scrollable, withhold)
-        self._is_declared = False
+        self._is_held = withhold
+        self._declared_in: int | None = None
         self.itersize = 2000
 
     def execute(self, query: Any, vars: Any = None) -> None:
@@ -98,7 +111,7 @@ class SchemaServerCursor(SchemaCursor):
         if isinstance(query, bytes):
             query = query.decode()
         super().execute(self._declare + query, vars)
-        self._is_declared = True
+        self._declared_in = self.connection.transactions
 
     def fetchone(self) -> Any:
         """Fetch the next row, None after the last."""
@@ -132,14 +145,21 @@ class SchemaServerCursor(SchemaCursor):
     def close(self) -> None:
         """Close the cursor on the server, unless its transaction ended it already."""
         connection = self.connection
-        if self._is_declared and not connection.closed and not connection.abandoned:
-            self._is_declared = False
-            if connection.get_transaction_status() not in (IDLE, IN_FAILED_TRANSACTION):
-                super().execute(_sql.close_cursor(self._server_name))
+        is_open = self._is_alive() and not connection.closed and not connection.abandoned
+        self._declared_in = None
+        if is_open and connection.get_transaction_status() not in (IDLE, IN_FAILED_TRANSACTION):
+            super().execute(_sql.close_cursor(self._server_name))
         super().close()
 
     def _fetch(self, count: str) -> None:
+        if not self._is_alive():
+            raise psycopg2.ProgrammingError("the transaction of this server-side cursor is over")
         super().execute(_sql.fetch_forward(self._server_name, count))
+
+    def _is_alive(self) -> bool:
+        if self._declared_in is None or self.checkins != self.connection.checkins:
+            return False
+        return self._is_held or self._declared_in == self.connection.transactions
 
 
 class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
@@ -151,7 +171,8 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
         self._read_only: bool | None = None
         self._is_deferrable: bool | None = None
         extensions.connection.set_session(self, autocommit=True)
-        self._reports_search_path = self.get_parameter_status("search_path") is not None
+        self._neutral_path = self._reported_search_path()
+        self._reports_search_path = self._neutral_path is not None
 
     def prepare(self, query: str | bytes) -> str:
         """Return what has to be sent in the same message in front of the query."""
@@ -184,7 +205,11 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
         """Make the connection fit for the next customer; an open transaction ends."""
         if self.abandoned or self.closed:
             return
+        if self._is_spent:
+            self.close()
+            return
         self.rollback()
+        del self.notices[:], self.notifies[:]
         sql = self.cleaning()
         if sql:
             self.send(sql)
@@ -203,8 +228,11 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
         given: Any = cursor_factory if cursor_factory is not None else self.cursor_factory
         if name is not None:
             server_class: Any = cursor_class(SchemaServerCursor, given)
-            return server_class(self, str(name), scrollable, withhold)
-        return super().cursor(cursor_factory=cursor_class(SchemaCursor, given))
+            cursor = server_class(self, str(name), scrollable, withhold)
+        else:
+            cursor = super().cursor(cursor_factory=cursor_class(SchemaCursor, given))
+        cursor.checkins = self.checkins
+        return cursor
 
     def commit(self) -> None:
         """Commit; raises ``InFailedSqlTransaction`` where only a rollback is possible."""
@@ -216,6 +244,7 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
             )
         if status != IDLE:
             self.send(_sql.COMMIT)
+            self.transactions += 1
 
     def rollback(self) -> None:
         """Roll the transaction back, if there is one."""
@@ -225,6 +254,7 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
         if status == IN_FAILED_TRANSACTION:
             self.has_failed()
         if status != IDLE:
+            self.transactions += 1
             self.send(_sql.ROLLBACK)
 
     def close(self) -> None:

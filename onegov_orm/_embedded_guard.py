@@ -151,7 +151,7 @@ def try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _force_stop(plan: Plan) -> None:
-    if stop_server(plan, plan.stop_mode) or stop_server(plan, "immediate"):
+    if any(stop_server(plan, mode) for mode in dict.fromkeys((plan.stop_mode, "immediate"))):
         return
     # a halted server reacts to nothing else; its backends follow it by themselves
     with contextlib.suppress(OSError, ValueError, IndexError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import QueuePool, SingletonThreadPool, StaticPool
 
 from onegov_orm import _sql
 from onegov_orm._pool import Holders, driver_connection, naming_pool_class
@@ -35,6 +36,9 @@ DEFAULT_POOL: Final[Mapping[str, Any]] = {
 #: Longer than this, the server waits for no transaction; in milliseconds.
 _IDLE_IN_TRANSACTION_TIMEOUT: Final = "3600000"
 
+#: How the hosts begin that are this machine, sockets included.
+_NEAR: Final = ("/", "@", "localhost", "127.", "::1")
+
 #: What an engine's configuration can't set, and where to say it instead.
 _OWNED_BY_MANAGER: Final = {
     "isolation_level": "use the manager's option isolation_level",
@@ -43,6 +47,22 @@ _OWNED_BY_MANAGER: Final = {
     "pool": "use pool_config with a poolclass",
     "strategy": "there is only one kind of engine",
 }
+
+_POOL_SETTINGS: Final = (
+    "poolclass",
+    "pool_size",
+    "max_overflow",
+    "pool_timeout",
+    "pool_recycle",
+    "pool_pre_ping",
+    "pool_use_lifo",
+    "pool_reset_on_return",
+    "pool_logging_name",
+    "pool_events",
+)
+
+#: These hand a connection that is in use to somebody else.
+_SHARING_POOLS: Final = (SingletonThreadPool, StaticPool)
 
 _SYNC_DRIVERS: Final = ("psycopg2", "psycopg")
 
@@ -55,7 +75,7 @@ def parse_dsn(dsn: str | URL) -> URL:
     """
     try:
         url = make_url(dsn)
-    except ArgumentError as exc:
+    except (ArgumentError, ValueError) as exc:
         raise ConfigurationError(
             f"the dsn is not a URL such as postgresql://host/db: {exc}"
         ) from exc
@@ -77,13 +97,15 @@ def parse_dsn(dsn: str | URL) -> URL:
 class ConnectEvents:
     """Opens an engine's connections: of the right class, with the right settings."""
 
-    def __init__(self, extensions_schema: str, strict: bool) -> None:
+    def __init__(self, extensions_schema: str, strict: bool, pipeline: bool | None) -> None:
         self._strict = strict
-        self._options = _sql.startup_options(
-            {
-                "search_path": f"{_sql.NEUTRAL_PATH},{extensions_schema}",
-                "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_TIMEOUT,
-            }
+        self._pipeline = pipeline
+        # The last one counts: the caller's options can change the first, and not the second.
+        self._defaults = _sql.startup_options(
+            {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_TIMEOUT}
+        )
+        self._fixed = _sql.startup_options(
+            {"search_path": f"{_sql.NEUTRAL_PATH},{extensions_schema}"}
         )
 
     def attach(self, engine: Engine) -> None:
@@ -94,20 +116,29 @@ class ConnectEvents:
     def do_connect(self, dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
         """Open a connection."""
         cparams = dict(cparams)
-        cparams["options"] = f"{cparams.get('options', '')} {self._options}".strip()
+        given = cparams.get("options", os.environ.get("PGOPTIONS", ""))
+        cparams["options"] = f"{self._defaults} {given} {self._fixed}"
         return connection_class(dialect.driver, cparams)(*cargs, **cparams)
 
     def connect(self, dbapi_connection: Any, record: Any) -> None:
         """Refuse a server that is too old."""
         connection = driver_connection(dbapi_connection)
+        info = connection.info
         connection.strict = self._strict
-        info = getattr(connection, "info", connection)
+        connection.pipelines = self._pipelines(info.host)
         version = info.server_version
         if version < OLDEST_SERVER_VERSION:
+            connection.close()
             raise UnsupportedDatabase(
                 f"PostgreSQL {version // 10_000} is too old, "
                 f"{OLDEST_SERVER_VERSION // 10_000} is the oldest that is supported"
             )
+
+    def _pipelines(self, host: str | None) -> bool:
+        """Tell whether a saved round trip is worth a pipeline: over a network it is."""
+        if self._pipeline is not None:
+            return self._pipeline
+        return host is not None and not host.startswith(_NEAR)
 
 
 def connection_class(driver: str, cparams: Mapping[str, Any]) -> Any:
@@ -132,9 +163,18 @@ def make_engine(
     """Make an engine; the caller's dictionaries are not changed."""
     config = dict(engine_config or {})
     refuse_owned(config)
-    pool = dict(DEFAULT_POOL if pool_config is None else pool_config)
-    refuse_owned(pool)
-    pool_class = pool.pop("poolclass", None) or config.pop("poolclass", None) or QueuePool
+    pool = _pool_settings(config, pool_config)
+    pool_class = pool.pop("poolclass")
+    if issubclass(pool_class, _SHARING_POOLS):
+        raise ConfigurationError(
+            f"{pool_class.__name__} can't be the poolclass: it hands one connection to several "
+            "sessions at once, which may be of different schemas"
+        )
+    if isolation_level not in get_args(IsolationLevel):
+        raise ConfigurationError(
+            f"{isolation_level!r} can't be the isolation_level, use one of "
+            f"{', '.join(get_args(IsolationLevel))}"
+        )
     config.setdefault("use_native_hstore", False)
     return create_engine(
         url,
@@ -143,6 +183,22 @@ def make_engine(
         poolclass=naming_pool_class(pool_class, holders),
         isolation_level=isolation_level,
     )
+
+
+def _pool_settings(
+    config: dict[str, Any], pool_config: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Take the pool's settings out of the engine's, and complete them with the defaults.
+
+    A pool_config, or another class of pools, replaces the defaults.
+    """
+    own: dict[str, Any] = {name: config.pop(name) for name in _POOL_SETTINGS if name in config}
+    given: Mapping[str, Any] = pool_config or {}
+    refuse_owned(given)
+    keeps_defaults = pool_config is None and "poolclass" not in own
+    settings = {**(DEFAULT_POOL if keeps_defaults else {}), **own, **given}
+    settings["poolclass"] = settings.get("poolclass") or QueuePool
+    return settings
 
 
 def refuse_owned(config: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Objects know their schema, also when they have left their session.
 
 While an object is in a session, the session tells. When it leaves, `IdentityEvents`
-writes the schema on SQLAlchemy's state of the object, and a pickle takes it along. Loading
-costs nothing this way.
+writes the schema into the ``info`` of SQLAlchemy's state of the object, which pickles take
+along. Loading costs nothing this way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from onegov_orm.typing import DeclarativeBase
 
-_ATTRIBUTE: Final = "_onegov_orm_schema"
+_KEY: Final = "onegov_orm.schema"
 
 
 class IdentityEvents:
@@ -33,7 +33,6 @@ class IdentityEvents:
     def attach_base(self, base: DeclarativeBase) -> None:
         """Listen to the objects of a declarative base."""
         event.listen(base, "pickle", self.pickle, propagate=True)
-        event.listen(base, "unpickle", self.unpickle, propagate=True)
 
     def before_attach(self, session: Session, instance: Any) -> None:
         """Refuse the object of another schema."""
@@ -44,14 +43,10 @@ class IdentityEvents:
         stamp(inspect(instance), session.info.get("schema"))
 
     def pickle(self, instance: Any, state: dict[str, Any]) -> None:
-        """Take the schema along."""
+        """Take the schema along of an object that is still in its session."""
         owner = owner_of(inspect(instance))
         if owner is not None:
-            state[_ATTRIBUTE] = owner
-
-    def unpickle(self, instance: Any, state: dict[str, Any]) -> None:
-        """Restore the schema."""
-        stamp(inspect(instance), state.get(_ATTRIBUTE))
+            state["info"] = {**state.get("info", {}), _KEY: owner}
 
 
 def owner_of(state: InstanceState[Any]) -> str | None:
@@ -60,13 +55,13 @@ def owner_of(state: InstanceState[Any]) -> str | None:
     if session is not None:
         owner: str | None = session.info.get("schema")
         return owner
-    return state.__dict__.get(_ATTRIBUTE)
+    return _info_of(state).get(_KEY)
 
 
 def stamp(state: InstanceState[Any], schema: str | None) -> None:
     """Write the schema on the state of an object."""
     if schema is not None:
-        state.__dict__[_ATTRIBUTE] = schema
+        state.info[_KEY] = schema
 
 
 def refuse_foreign(session: Session, state: InstanceState[Any]) -> None:
@@ -75,7 +70,7 @@ def refuse_foreign(session: Session, state: InstanceState[Any]) -> None:
     An object without an identity is new, or was made transient on purpose: it is welcome.
     """
     if state.key is None:
-        state.__dict__.pop(_ATTRIBUTE, None)
+        _info_of(state).pop(_KEY, None)
         return
     owner = owner_of(state)
     schema = session.info.get("schema")
@@ -91,3 +86,9 @@ def refuse_foreign_graph(session: Session, instance: Any) -> None:
     refuse_foreign(session, state)
     for _obj, _mapper, related, _dict in state.mapper.cascade_iterator("merge", state):
         refuse_foreign(session, related)
+
+
+def _info_of(state: InstanceState[Any]) -> dict[Any, Any]:
+    # The attribute itself would make a dictionary for each object that is asked about.
+    info: dict[Any, Any] = state.__dict__.get("info", {})
+    return info

@@ -78,6 +78,7 @@ class BaseSessionManager:
         transaction_manager: Any | None = None,
         keep_session: bool = False,
         strict: bool = False,
+        pipeline: bool | None = None,
         reserved: Collection[str] = (),
         extensions_schema: str = EXTENSIONS_SCHEMA,
         shared_schema: str = SHARED_SCHEMA,
@@ -107,7 +108,7 @@ class BaseSessionManager:
         self._holders = Holders()
         self._pool_events = PoolEvents(self._holders)
         self._engine_listeners = (
-            ConnectEvents(extensions_schema, strict),
+            ConnectEvents(extensions_schema, strict, pipeline),
             SearchPathEvents(extensions_schema),
             self._pool_events,
         )

@@ -103,6 +103,8 @@ class PoolEvents:
         connection = driver_connection(dbapi_connection)
         if connection.closed or _is_readable(connection):
             raise DisconnectionError("the server closed the connection while it was idle")
+        if isinstance(connection, SchemaState) and not connection.is_idle:
+            raise DisconnectionError("somebody used the connection while it was in the pool")
         self.holders.add(record)
 
     def engine_connect(self, connection: Connection) -> None:
@@ -121,8 +123,11 @@ class PoolEvents:
         connection.clean()
 
     def checkin(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
-        """Forget the holder."""
+        """Forget the holder, and let no cursor of its be used any more."""
         self.holders.remove(record)
+        connection = driver_connection(dbapi_connection)
+        if isinstance(connection, SchemaState):
+            connection.checkins += 1
 
     def detach(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
         """Forget the holder of a connection that leaves the pool for good."""

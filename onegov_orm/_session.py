@@ -55,15 +55,17 @@ class SchemaSession(Session):
             refuse_foreign(self, inspect(obj))
         inserts = [obj for obj in objects if inspect(obj).key is None]
         updates = [
-            obj for obj in objects if inspect(obj).key is not None and inspect(obj).modified
+            obj for obj in objects if inspect(obj).key is not None and self.is_modified(obj)
         ]
-        heard = self.announcer.is_heard(Kind.INSERT) and bool(inserts)
+        self._refuse_aggregates(Kind.INSERT, {inspect(obj).mapper for obj in inserts})
+        self._refuse_aggregates(Kind.UPDATE, {inspect(obj).mapper for obj in updates})
+        heard = bool(inserts) and self._announces(Kind.INSERT)
         super().bulk_save_objects(
             objects, return_defaults or heard, update_changed_only, preserve_order
         )
         if heard:
             self.announcer.announce(self, Kind.INSERT, inserts)
-        if self._announces(Kind.UPDATE):
+        if updates and self._announces(Kind.UPDATE):
             self.announcer.announce(self, Kind.UPDATE, updates)
 
     def bulk_insert_mappings(
@@ -75,10 +77,11 @@ class SchemaSession(Session):
     ) -> None:
         """Insert rows given as dictionaries, and announce them as objects."""
         mappings = list(mappings)
-        if not mappings or not self.announcer.is_heard(Kind.INSERT):
+        target: Any = inspect(mapper)
+        if not mappings or not self._announces(Kind.INSERT):
+            self._refuse_aggregates(Kind.INSERT, {target})
             super().bulk_insert_mappings(mapper, mappings, return_defaults, render_nulls)
             return
-        target: Any = inspect(mapper)
         statement = insert(target.entity).returning(target.entity, sort_by_parameter_order=True)
         options = {"render_nulls": render_nulls}
         objects = self.scalars(statement, mappings, execution_options=options).all()
@@ -89,15 +92,35 @@ class SchemaSession(Session):
         """Update rows by primary key, given as dictionaries, and announce them as objects."""
         mappings = list(mappings)
         target: Any = inspect(mapper)
-        if not self.announcer.current.ignores_bulk_updates.get():
-            refuse_aggregates(target, Kind.UPDATE)
+        self._refuse_aggregates(Kind.UPDATE, {target})
         super().bulk_update_mappings(mapper, mappings)
         if mappings and self._announces(Kind.UPDATE):
             objects = list(load(self, target, primary_keys(target, mappings)))
             self.announcer.announce(self, Kind.UPDATE, objects)
 
+    def rollback(self) -> None:
+        """Roll back; hooks of a transaction that did not even begin are dropped too."""
+        super().rollback()
+        self._end_completion()
+
+    def close(self) -> None:
+        """Close; hooks of a transaction that did not even begin are dropped too."""
+        super().close()
+        self._end_completion()
+
+    def _end_completion(self) -> None:
+        completion = self.completion
+        if completion is not None and not completion.is_deferred and not self.in_transaction():
+            self.completion = None
+            completion.finish(is_committed=False)
+
+    def _refuse_aggregates(self, kind: Kind, mappers: Iterable[Any]) -> None:
+        if not (kind is Kind.UPDATE and self.announcer.current.ignores_bulk_updates.get()):
+            for mapper in mappers:
+                refuse_aggregates(mapper, kind)
+
     def _announces(self, kind: Kind) -> bool:
-        return self.announcer.is_heard(kind) and not (
+        return self.announcer.is_heard(self, kind) and not (
             kind is Kind.UPDATE and self.announcer.current.ignores_bulk_updates.get()
         )
 
@@ -105,7 +128,7 @@ class SchemaSession(Session):
         # SQLAlchemy's event of this name comes after its own check, which knows of no
         # schemas: an object that is still in its session would get that other error.
         refuse_foreign(self, state)
-        return super()._before_attach(state, obj)  # type: ignore[misc, no-any-return]
+        return super()._before_attach(state, obj)
 
     def __del__(self) -> None:
         # No event tells that a session went away without being closed.

@@ -16,12 +16,17 @@ COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 DISCARD_ALL: Final = "DISCARD ALL"
 RESET_SEARCH_PATH: Final = "RESET search_path"
+RESET_LOCAL_SEARCH_PATH: Final = "SET LOCAL search_path TO DEFAULT"
 
 #: Ends what one customer can leave on a connection in secret, by a function or a trigger:
 #: ``lastval()``, temporary tables, notifications, open cursors and session locks.
 #: Together these cost the server some 5 microseconds.
 CLEANSE: Final = (
-    "DISCARD SEQUENCES; DISCARD TEMP; UNLISTEN *; CLOSE ALL; SELECT pg_advisory_unlock_all()"
+    "DISCARD SEQUENCES",
+    "DISCARD TEMP",
+    "UNLISTEN *",
+    "CLOSE ALL",
+    "SELECT pg_catalog.pg_advisory_unlock_all()",
 )
 
 SERVER_VERSION: Final = "SHOW server_version_num"
@@ -34,30 +39,37 @@ LIST_SCHEMAS: Final = """
 """
 
 SCHEMA_EXISTS: Final = """
-    SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = :schema)
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = CAST(:schema AS text))
 """
 
 LOCK: Final = "SELECT pg_catalog.pg_advisory_xact_lock(:key)"
 
 #: One row per required extension: its name, the schema it lives in (null: not created),
-#: whether the server could create it.
+#: whether the server could create it, whether the role may use that schema, and whether it
+#: may create schemas.
 EXTENSIONS: Final = """
-    SELECT wanted.name, namespace.nspname, available.name IS NOT NULL
+    SELECT wanted.name, namespace.nspname, available.name IS NOT NULL,
+        pg_catalog.has_schema_privilege(namespace.oid, 'USAGE'),
+        pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
     FROM unnest(CAST(:names AS text[])) AS wanted(name)
     LEFT JOIN pg_catalog.pg_extension AS extension ON extension.extname = wanted.name
     LEFT JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = extension.extnamespace
     LEFT JOIN pg_catalog.pg_available_extensions AS available ON available.name = wanted.name
 """
 
-#: What a schema holds, as two arrays: relations (tables, views, indexes, sequences) and
-#: types. No row means that there is no such schema.
+#: One row: whether the schema exists; what it holds, as two arrays: relations (tables, views,
+#: indexes, sequences) and types; whether the role may use it and create things there.
 INVENTORY: Final = """
     SELECT
+        namespace.oid IS NOT NULL,
         ARRAY(SELECT CAST(relname AS text) FROM pg_catalog.pg_class
               WHERE relnamespace = namespace.oid),
         ARRAY(SELECT CAST(typname AS text) FROM pg_catalog.pg_type
-              WHERE typnamespace = namespace.oid AND typtype IN ('e', 'd'))
-    FROM pg_catalog.pg_namespace AS namespace WHERE nspname = :schema
+              WHERE typnamespace = namespace.oid AND typtype IN ('e', 'd')),
+        pg_catalog.has_schema_privilege(namespace.oid, 'USAGE')
+        AND pg_catalog.has_schema_privilege(namespace.oid, 'CREATE')
+    FROM (VALUES (CAST(:schema AS text))) AS wanted(name)
+    LEFT JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = wanted.name
 """
 
 
@@ -137,6 +149,12 @@ def move_extension(extension: str, schema: str) -> str:
 def grant_create_on_database(database: str, role: str) -> str:
     """Let a role create schemas and trusted extensions."""
     return f"GRANT CREATE ON DATABASE {quote_identifier(database)} TO {quote_identifier(role)}"
+
+
+def grant_create_on_schema(schema: str, role: str) -> str:
+    """Let a role use a schema, and create things there."""
+    quoted = quote_identifier(schema)
+    return f"GRANT USAGE, CREATE ON SCHEMA {quoted} TO {quote_identifier(role)}"
 
 
 def grant_usage_to_all(schema: str) -> str:

@@ -35,6 +35,7 @@ def revision_stamp(migrations: str | os.PathLike[str]) -> Stamp:
         if heads is None:
             heads = _read_heads(migrations)
         connection.execute(CreateTable(_VERSIONS, if_not_exists=True))
+        connection.execute(_VERSIONS.delete())
         if heads:
             connection.execute(_VERSIONS.insert(), [{"version_num": head} for head in heads])
 

@@ -22,29 +22,42 @@ class Effects(Flag):
     OUTLIVES_TRANSACTION = auto()
     #: The statement is refused by the server inside a transaction.
     OUTSIDE_TRANSACTION = auto()
+    #: The driver may receive messages that are meant for this customer, at any time.
+    LISTENS = auto()
 
 
-_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
-_OPENING = r"(?:^|[;'$(]|\b(?:begin|then|else|loop)\b)\s*"
+#: Where a statement may begin inside a longer text, with the comments that may come first.
+_OPENING = (
+    r"(?:^|[;'$(]|\*/|\b(?:begin|then|else|loop)\b)(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*"
+)
+_FLAGS = re.IGNORECASE | re.DOTALL
 _MOVES_PATH = re.compile(
-    rf"search_path|set_config|\breset\b|\bdiscard\b"
-    rf"|{_OPENING}set\s+(?:local\s+|session\s+)?(?:schema|role|session)\b"
-    rf"|(?:^|;)\s*(?:rollback|commit|begin|end|abort|start)\b",
-    re.IGNORECASE,
+    r"search_path|set_config|pg_settings|\breset\b|\bdiscard\b"
+    rf"|{_OPENING}set\s+(?!constraints\b|transaction\b)"
+    rf"|{_OPENING}(?:rollback|commit|begin|end|abort|start)\b",
+    _FLAGS,
 )
 _OUTLIVES = re.compile(
     rf"{_OPENING}set\s+(?!local\b|constraints\b|transaction\b)"
     r"|\bset_config\s*\((?![^()]*,\s*(?:true|'t'|'true')\s*\))"
-    r"|\bprepare\s+(?!transaction\b)|\bdblink_connect|(?:^|;)\s*load\b",
-    re.IGNORECASE,
+    rf"|pg_settings|\bprepare\s+(?!transaction\b)|\bdblink_connect|{_OPENING}load\b",
+    _FLAGS,
 )
-_OUTSIDE = re.compile(r"\s*(?:commit|rollback)\s+prepared\b", re.IGNORECASE)
+_OUTSIDE = re.compile(r"\s*(?:commit|rollback)\s+prepared\b", _FLAGS)
+_LISTENS = re.compile(r"\blisten\b", _FLAGS)
 
 #: One of these words stands in every statement that has an effect at all.
 _TRIGGERS = re.compile(
-    r"\bset\b|search_path|set_config|reset|discard|rollback|commit|begin|\bend\b|abort|start"
-    r"|prepare|dblink|load",
+    r"\bset\b|search_path|set_config|pg_settings|reset|discard|rollback|commit|begin|\bend\b"
+    r"|abort|start|prepare|dblink|load|listen",
     re.IGNORECASE,
+)
+
+_PATTERNS = (
+    (_MOVES_PATH.search, Effects.MOVES_PATH),
+    (_OUTLIVES.search, Effects.OUTLIVES_TRANSACTION),
+    (_OUTSIDE.match, Effects.OUTSIDE_TRANSACTION),
+    (_LISTENS.search, Effects.LISTENS),
 )
 
 
@@ -56,16 +69,11 @@ def effects_of(statement: str) -> Effects:
 
 
 def _analyse(statement: str) -> Effects:
-    if _TRIGGERS.search(statement) is None:
-        return Effects.NONE
-    text = _COMMENTS.sub(" ", statement)
     effects = Effects.NONE
-    if _MOVES_PATH.search(text):
-        effects |= Effects.MOVES_PATH
-    if _OUTLIVES.search(text):
-        effects |= Effects.OUTLIVES_TRANSACTION
-    if _OUTSIDE.match(text):
-        effects |= Effects.OUTSIDE_TRANSACTION
+    if _TRIGGERS.search(statement) is not None:
+        for find, effect in _PATTERNS:
+            if find(statement):
+                effects |= effect
     return effects
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -66,11 +67,16 @@ class ChangeLog:
 
     def __init__(self) -> None:
         self._changes: list[Change] = []
-        self._savepoints: dict[object, int] = {}
+        # Weak, so that the savepoints that were released are not kept to the end.
+        self._savepoints: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def add(self, change: Change) -> None:
         """Append a change."""
         self._changes.append(change)
+
+    def objects(self) -> list[Any]:
+        """Return the objects that were inserted or updated, as often as they were."""
+        return [change.obj for change in self._changes if change.kind is not Kind.DELETE]
 
     def begin_savepoint(self, savepoint: object) -> None:
         """Remember where a savepoint began."""

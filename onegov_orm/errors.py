@@ -25,7 +25,7 @@ Errors of the server reach the caller as SQLAlchemy's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
@@ -37,7 +37,12 @@ class OrmError(Exception):
     """Something went wrong in onegov_orm."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
+        default = (type(self).__doc__ or type(self).__name__).partition("\n")[0]
+        super().__init__(message or default)
+
+    def __reduce__(self) -> Any:
+        """Travel between processes as data; constructors take other arguments."""
+        return _restore, (type(self), self.args), self.__dict__
 
 
 class ConfigurationError(OrmError, ValueError):
@@ -50,9 +55,7 @@ class InvalidSchemaName(OrmError, ValueError):
     def __init__(self, name: object, rule: str) -> None:
         self.name = name
         self.rule = rule
-        shown = repr(name)
-        if len(shown) > 100:
-            shown = f"{shown[:97]}..."
+        shown = _shown(name)
         super().__init__(f"{shown} is not a valid schema name: {rule}")
 
 
@@ -169,3 +172,16 @@ class PoolExhausted(OrmError, SQLAlchemyTimeoutError):
             + "\nLet sessions end sooner (commit, abort, or `with mgr.schema(...)`), or raise "
             "pool_size and max_overflow in pool_config."
         )
+
+
+def _restore(error_class: type[OrmError], args: tuple[Any, ...]) -> OrmError:
+    return error_class.__new__(error_class, *args)
+
+
+def _shown(value: object) -> str:
+    """Show any value, on one line of a bounded length."""
+    try:
+        shown = repr(value)
+    except Exception:
+        shown = f"<{type(value).__name__}>"
+    return f"{shown[:97]}..." if len(shown) > 100 else shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from onegov_orm.errors import InvalidSchemaName
 
@@ -38,14 +38,14 @@ class SchemaName(str):
         rule = broken_rule(name, reserved)
         if rule is not None:
             raise InvalidSchemaName(name, rule)
-        return super().__new__(cls, name)
+        return super().__new__(cls, _plain(name))
 
     @property
     def namespace(self) -> str:
         """The part before the first ``-``: ``towns`` of ``towns-bern``."""
         return self.partition("-")[0]
 
-    def __getnewargs__(self) -> tuple[str, frozenset[str]]:
+    def __getnewargs__(self) -> tuple[str, frozenset[str]]:  # type: ignore[override]
         return str(self), frozenset()
 
 
@@ -53,6 +53,7 @@ def broken_rule(name: object, reserved: Collection[str] = RESERVED) -> str | Non
     """Return the first rule that a schema name breaks, or None if it is valid."""
     if not isinstance(name, str):
         return f"it is not a text but a {type(name).__name__}"
+    name = _plain(name)
     if not name:
         return "it is empty"
     if _CHARACTERS.fullmatch(name) is None:
@@ -68,3 +69,8 @@ def broken_rule(name: object, reserved: Collection[str] = RESERVED) -> str | Non
     if name in reserved:
         return "it is reserved"
     return None
+
+
+def _plain(text: Any) -> str:
+    """Return the characters of a text; a subclass, such as an enum, may show others."""
+    return str.__str__(text)

@@ -8,8 +8,9 @@ had the lock before have committed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import MetaData, text
@@ -17,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from onegov_orm import _sql
 from onegov_orm._ddl import Inventory, Script, inventory_of, scripts_of
+from onegov_orm._pool import driver_connection
 from onegov_orm._prelude import Prelude
 from onegov_orm.errors import (
     ExtensionMisplaced,
@@ -24,7 +26,7 @@ from onegov_orm.errors import (
     PermissionDenied,
     SchemaExists,
 )
-from onegov_orm.names import SchemaName
+from onegov_orm.names import RESERVED, SchemaName, broken_rule
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Dialect
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
     from onegov_orm.signals import Signals
     from onegov_orm.typing import DeclarativeBase
 
-#: ``insufficient_privilege`` and ``duplicate_schema``.
 _DENIED: Final = "42501"
-_DUPLICATE_SCHEMA: Final = "42P06"
+#: ``duplicate_schema``, and ``unique_violation`` for one that is being made right now.
+_DUPLICATES: Final = ("42P06", "23505")
 
 #: Debian's packages of extensions that are not part of PostgreSQL's own.
 _PACKAGES: Final = {
@@ -48,6 +50,30 @@ _PACKAGES: Final = {
 }
 
 Stamp = Callable[["Connection", SchemaName], None]
+
+
+class Plan:
+    """What a schema has to hold, compiled for the tables that the bases have by now."""
+
+    def __init__(
+        self, bases: Sequence[DeclarativeBase], shared_schema: str, dialect: Dialect
+    ) -> None:
+        self.signature = _signature(bases)
+        metadatas: list[MetaData] = list(dict.fromkeys(base.metadata for base in bases))
+        self.scripts = scripts_of(metadatas, None, [shared_schema], dialect)
+        self.shared_scripts = scripts_of(metadatas, shared_schema, [None], dialect)
+        #: Whether this process made sure of the shared tables already.
+        self.is_shared_made = not any(script.entries for script in self.shared_scripts)
+
+    def is_complete_in(self, inventory: Inventory) -> bool:
+        """Tell whether a customer's schema holds everything."""
+        return _holds(inventory, self.scripts)
+
+    def is_new_in(self, inventory: Inventory) -> bool:
+        """Tell whether a customer's schema is missing, or empty and waiting for its tables."""
+        if not any(script.tables for script in self.scripts):
+            return not inventory.exists
+        return all(script.is_absent_from(inventory) for script in self.scripts)
 
 
 class Provisioner:
@@ -72,14 +98,11 @@ class Provisioner:
         self.found_schemas: set[str] = set()
         self.created_extensions: set[str] = set()
         self._signals = signals
-        self._compiled_for: object = None
-        self._scripts: Sequence[Script] = ()
-        self._shared_scripts: Sequence[Script] = ()
-        self._is_shared_made = False
+        self._plan: Plan | None = None
 
     def is_known(self, schema: str) -> bool:
         """Tell whether this process made sure of the schema already; asks nobody."""
-        if self._compiled_for != self._signature():
+        if self._plan is None or self._plan.signature != _signature(self.bases):
             self.created_schemas.clear()
             return False
         return schema in self.created_schemas and self.created_extensions.issuperset(
@@ -96,16 +119,18 @@ class Provisioner:
 
         The connection has the execution options that `options` returns.
         """
-        self._compile(connection.dialect)
+        plan = self._current_plan(connection.dialect)
         extensions = set(self.required_extensions)
         with connection.begin():
             self._ensure_extensions(connection, extensions)
-            if not self._is_shared_made:
-                self._ensure_shared(connection)
-            self._ensure_complete(connection, schema)
+            if not plan.is_shared_made:
+                self._ensure_shared(connection, plan.shared_scripts)
+            self._ensure_complete(connection, schema, plan)
         self.created_extensions |= extensions
-        self._is_shared_made = True
-        self.created_schemas.add(schema)
+        plan.is_shared_made = True
+        # A table that another thread came with in the meantime is not in this plan.
+        if self._plan is not None and self._plan.signature == plan.signature:
+            self.created_schemas.add(schema)
 
     def ensure_extensions(self, connection: Connection) -> None:
         """Make sure that the required extensions exist."""
@@ -119,107 +144,95 @@ class Provisioner:
         self.created_schemas.discard(schema)
         self.found_schemas.discard(schema)
 
-    def _signature(self) -> tuple[tuple[int, int], ...]:
-        return tuple((id(base.metadata), len(base.metadata.tables)) for base in self.bases)
+    def _current_plan(self, dialect: Dialect) -> Plan:
+        plan = self._plan
+        if plan is None or plan.signature != _signature(self.bases):
+            plan = self._plan = Plan(self.bases, self.shared_schema, dialect)
+        return plan
 
-    def _compile(self, dialect: Dialect) -> None:
-        signature = self._signature()
-        if self._compiled_for == signature:
-            return
-        metadatas: list[MetaData] = list(dict.fromkeys(base.metadata for base in self.bases))
-        self._scripts = scripts_of(metadatas, None, dialect)
-        self._shared_scripts = scripts_of(metadatas, self.shared_schema, dialect)
-        self._is_shared_made = not any(
-            table.schema == self.shared_schema for md in metadatas for table in md.tables.values()
-        )
-        self.created_schemas.clear()
-        self._compiled_for = signature
-
-    def _ensure_complete(self, connection: Connection, schema: SchemaName) -> None:
-        row = _inventory_row(connection, schema)
-        if row is not None and self._is_complete(inventory_of(row)):
+    def _ensure_complete(self, connection: Connection, schema: SchemaName, plan: Plan) -> None:
+        if plan.is_complete_in(_inventory(connection, schema)):
             return
         lock(connection, f"schema {schema}")
-        row = _inventory_row(connection, schema)
-        inventory = inventory_of(row)
-        if row is not None and self._is_complete(inventory):
+        inventory = _inventory(connection, schema)
+        if plan.is_complete_in(inventory):
             return
-        if row is None:
-            create_schema(connection, schema)
-        is_new = all(script.is_absent_from(inventory) for script in self._scripts)
-        self._make(connection, self._scripts, inventory, is_new)
-        if is_new:
+        _make(connection, schema, inventory, plan.scripts)
+        if plan.is_new_in(inventory):
             self._signals.on_schema_init.send(schema, connection=connection)
             for stamp in self.stamps:
                 stamp(connection, schema)
 
-    def _is_complete(self, inventory: Inventory) -> bool:
-        has_tables = any(not script.is_absent_from(inventory) for script in self._scripts)
-        return has_tables and all(script.is_complete_in(inventory) for script in self._scripts)
-
-    def _make(
-        self,
-        connection: Connection,
-        scripts: Sequence[Script],
-        inventory: Inventory,
-        is_new: bool,
-    ) -> None:
-        for script in scripts:
-            if is_new:
-                script.make_all(connection)
-            else:
-                script.make_missing(connection, inventory)
-
-    def _ensure_shared(self, connection: Connection) -> None:
-        row = _inventory_row(connection, self.shared_schema)
-        scripts = self._shared_scripts
-        if row is not None and all(s.is_complete_in(inventory_of(row)) for s in scripts):
+    def _ensure_shared(self, connection: Connection, scripts: Sequence[Script]) -> None:
+        schema = self.shared_schema
+        if _holds(_inventory(connection, schema), scripts):
             return
-        lock(connection, f"shared schema {self.shared_schema}")
-        inventory = inventory_of(_inventory_row(connection, self.shared_schema))
-        with translated_errors(connection):
-            connection.exec_driver_sql(_sql.create_schema_if_not_exists(self.shared_schema))
-        is_new = all(script.is_absent_from(inventory) for script in scripts)
-        self._make(connection, scripts, inventory, is_new)
+        lock(connection, f"shared schema {schema}")
+        inventory = _inventory(connection, schema)
+        if not _holds(inventory, scripts):
+            _make(connection, schema, inventory, scripts)
 
     def _ensure_extensions(self, connection: Connection, wanted: set[str]) -> None:
         if not self._missing_extensions(connection, wanted):
             return
         lock(connection, "extensions")
         missing = self._missing_extensions(connection, wanted)
-        create = [_sql.create_schema_if_not_exists(self.extensions_schema)]
-        create += [_sql.create_extension(name, self.extensions_schema) for name in missing]
-        administrator = "; ".join([*create, _sql.grant_usage_to_all(self.extensions_schema)])
-        with translated_errors(connection, administrator):
+        if not missing:
+            return
+        schema = self.extensions_schema
+        create = [_sql.create_schema_if_not_exists(schema)]
+        create += [_sql.create_extension(extension.name, schema) for extension in missing]
+        administrator = [*create, _sql.grant_usage_to_all(schema)]
+        if not missing[0].can_create_schemas:
+            administrator.append(_sql.grant_create_on_database(*_database_and_role(connection)))
+        with translated_errors("; ".join(administrator)):
             for sql in create:
                 connection.exec_driver_sql(sql)
 
-    def _missing_extensions(self, connection: Connection, wanted: set[str]) -> list[str]:
+    def _missing_extensions(self, connection: Connection, wanted: set[str]) -> list[Extension]:
         """Return the extensions to be created; raises for those that can't be."""
         names = sorted(wanted - self.created_extensions)
         if not names:
             return []
-        missing = []
-        for name, found_in, is_available in connection.execute(
-            text(_sql.EXTENSIONS), {"names": names}
-        ):
-            if found_in is None:
-                if not is_available:
-                    raise _unavailable(connection, name)
-                missing.append(name)
-            elif found_in not in (self.extensions_schema, "pg_catalog"):
-                sql = _sql.move_extension(name, self.extensions_schema)
-                raise ExtensionMisplaced(name, found_in, sql)
-        return missing
+        rows = connection.execute(text(_sql.EXTENSIONS), {"names": names})
+        extensions = [Extension(*row) for row in rows]
+        for extension in extensions:
+            self._check(connection, extension)
+        return [extension for extension in extensions if extension.found_in is None]
+
+    def _check(self, connection: Connection, extension: Extension) -> None:
+        name, found_in, schema = extension.name, extension.found_in, self.extensions_schema
+        if found_in is None:
+            if not extension.is_available:
+                raise _unavailable(connection, name)
+        elif found_in not in (schema, "pg_catalog"):
+            raise ExtensionMisplaced(name, found_in, _sql.move_extension(name, schema))
+        elif not extension.is_usable:
+            raise PermissionDenied(
+                f'permission denied for schema {found_in}, where the extension "{name}" lives',
+                _sql.grant_usage_to_all(found_in),
+            )
 
 
-def create_schema(connection: Connection, schema: SchemaName) -> None:
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What the server says about an extension: a row that `_sql.EXTENSIONS` yields."""
+
+    name: str
+    found_in: str | None
+    is_available: bool
+    is_usable: bool | None
+    can_create_schemas: bool
+
+
+def create_schema(connection: Connection, schema: str) -> None:
     """Create an empty schema; raises `SchemaExists` or `PermissionDenied`."""
+    administrator = _sql.grant_create_on_database(*_database_and_role(connection))
     try:
-        with translated_errors(connection):
+        with translated_errors(administrator):
             connection.exec_driver_sql(_sql.create_schema(schema))
     except DBAPIError as exc:
-        if sqlstate(exc) == _DUPLICATE_SCHEMA:
+        if sqlstate(exc) in _DUPLICATES:
             raise SchemaExists(schema) from exc
         raise
 
@@ -230,12 +243,15 @@ def schema_exists(connection: Connection, schema: str) -> bool:
 
 
 def query_schemas(
-    connection: Connection, namespace: str | None = None, hidden: frozenset[str] = frozenset()
+    connection: Connection, namespace: str | None = None, hidden: Collection[str] = RESERVED
 ) -> Iterator[str]:
-    """Yield the customers' schemas, sorted; with a namespace, those of that namespace."""
+    """Yield the customers' schemas, sorted; with a namespace, those of that namespace.
+
+    A schema that no customer can have, by its name or since it is hidden, is left out.
+    """
     prefix = None if namespace is None else f"{namespace}-"
     for name in connection.execute(text(_sql.LIST_SCHEMAS), {"prefix": prefix}).scalars():
-        if name not in hidden:
+        if broken_rule(name, hidden) is None:
             yield name
 
 
@@ -251,16 +267,14 @@ def lock_key(name: str) -> int:
 
 
 @contextmanager
-def translated_errors(connection: Connection, administrator: str | None = None) -> Iterator[None]:
+def translated_errors(administrator: str) -> Iterator[None]:
     """Raise `PermissionDenied`, with the SQL for an administrator, for a missing right."""
     try:
         yield
     except DBAPIError as exc:
         if sqlstate(exc) != _DENIED:
             raise
-        url = connection.engine.url
-        grant = _sql.grant_create_on_database(url.database or "", url.username or "")
-        raise PermissionDenied(str(exc.orig), administrator or grant) from exc
+        raise PermissionDenied(str(exc.orig), administrator) from exc
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -269,8 +283,40 @@ def sqlstate(error: DBAPIError) -> str | None:
     return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
 
 
-def _inventory_row(connection: Connection, schema: str) -> Any:
-    return connection.execute(text(_sql.INVENTORY), {"schema": schema}).one_or_none()
+def _make(
+    connection: Connection, schema: str, inventory: Inventory, scripts: Sequence[Script]
+) -> None:
+    if not inventory.exists:
+        create_schema(connection, schema)
+    elif not inventory.can_create:
+        _, role = _database_and_role(connection)
+        raise PermissionDenied(
+            f"permission denied for schema {schema}, which lacks tables",
+            _sql.grant_create_on_schema(schema, role),
+        )
+    for script in scripts:
+        script.make(connection, inventory)
+
+
+def _holds(inventory: Inventory, scripts: Sequence[Script]) -> bool:
+    return inventory.exists and all(script.is_complete_in(inventory) for script in scripts)
+
+
+def _signature(bases: Sequence[DeclarativeBase]) -> tuple[tuple[MetaData, int], ...]:
+    return tuple((base.metadata, len(base.metadata.tables)) for base in bases)
+
+
+def _inventory(connection: Connection, schema: str) -> Inventory:
+    return inventory_of(connection.execute(text(_sql.INVENTORY), {"schema": schema}).one())
+
+
+def _database_and_role(connection: Connection) -> tuple[str, str]:
+    """Return whom the server knows us as: the URL may leave both to the driver."""
+    info = getattr(driver_connection(connection.connection.dbapi_connection), "info", None)
+    if info is not None:
+        return info.dbname, info.user
+    url = connection.engine.url
+    return url.database or "", url.username or ""
 
 
 def _unavailable(connection: Connection, extension: str) -> ExtensionUnavailable:

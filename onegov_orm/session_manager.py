@@ -50,6 +50,9 @@ class SessionManager(BaseSessionManager):
     :param keep_session: keep the objects of a joined session usable after the transaction.
     :param strict: raise `SearchPathMoved` where a moved search path would be mended with a
         warning. Servers before PostgreSQL 18 do not report such moves.
+    :param pipeline: with psycopg 3, send the first statement together with ``BEGIN``: a round
+        trip less, for more work in the process. By default this is done for a server on
+        another machine. psycopg2 always does it, at no cost.
     :param reserved: more names that no customer may have.
     :param extensions_schema: where the extensions live.
     :param shared_schema: where the tables live that all customers share.
@@ -71,6 +74,7 @@ class SessionManager(BaseSessionManager):
         transaction_manager: Any | None = zope_transaction.manager,
         keep_session: bool = False,
         strict: bool = False,
+        pipeline: bool | None = None,
         reserved: Collection[str] = (),
         extensions_schema: str = EXTENSIONS_SCHEMA,
         shared_schema: str = SHARED_SCHEMA,
@@ -86,6 +90,7 @@ class SessionManager(BaseSessionManager):
             transaction_manager=transaction_manager,
             keep_session=keep_session,
             strict=strict,
+            pipeline=pipeline,
             reserved=reserved,
             extensions_schema=extensions_schema,
             shared_schema=shared_schema,
@@ -125,13 +130,8 @@ class SessionManager(BaseSessionManager):
         """
         name = self.parse_schema(schema)
         self._admit(name, create)
-        before = self._current.schema
-        self._current.schema = name
-        try:
-            with self._unit():
-                yield self.session()
-        finally:
-            self._current.schema = before
+        with self._unit(name):
+            yield self.session()
 
     def bind_session(self, session: Session) -> Session:
         """Bind a session of the caller's to the current schema, and return it.
@@ -180,6 +180,18 @@ class SessionManager(BaseSessionManager):
         """Run the hook once, after the current transaction is aborted; also a decorator."""
         self._completion().after_abort(self.current_schema, hook)
         return hook
+
+    @contextmanager
+    def disable_change_signals(self) -> Iterator[None]:
+        """Announce no changes made inside the block, not in ``on_commit`` either.
+
+        What was changed before the block is flushed, and announced, before it; what was
+        changed inside is flushed at its end.
+        """
+        self._flush()
+        with super().disable_change_signals():
+            yield
+            self._flush()
 
     # -- schemas on the database
 
@@ -283,6 +295,12 @@ class SessionManager(BaseSessionManager):
             session.expire_on_commit = False
         return session
 
+    def _flush(self) -> None:
+        """Write what the sessions of this thread or task have pending."""
+        for session in self._store().all():
+            if session.new or session.dirty or session.deleted:
+                session.flush()
+
     def _completion(self) -> Completion:
         store = self._store()
         if store.joins:
@@ -292,19 +310,26 @@ class SessionManager(BaseSessionManager):
         return self._completions.completion_of(self.session())
 
     @contextmanager
-    def _unit(self) -> Iterator[None]:
-        """Have sessions of the block's own, and a transaction of its own."""
+    def _unit(self, schema: SchemaName) -> Iterator[None]:
+        """Have a current schema, sessions and a transaction of the block's own.
+
+        A generator that holds such a block may be ended by another thread: what is current
+        there is not ours to restore.
+        """
         joins = can_swap(self.transaction_manager) and current_task() is None
         completion = None if joins else self._completions.deferred_completion()
         unit = Unit(self._scopes.get(), joins, completion)
-        before = self._current.unit.get()
+        before = self._current.unit.get(), self._current.schema
         self._current.unit.set(unit)
+        self._current.schema = schema
         try:
             with self._joined_transaction() if joins else _own_transactions(unit):
                 yield
         finally:
             unit.close()
-            self._current.unit.set(before)
+            if self._current.unit.get() is unit:
+                self._current.unit.set(before[0])
+                self._current.schema = before[1]
 
     @contextmanager
     def _joined_transaction(self) -> Iterator[None]:
@@ -322,7 +347,8 @@ class SessionManager(BaseSessionManager):
             inner.abort()
             raise
         finally:
-            threads.manager = outer
+            if threads.manager is inner:
+                threads.manager = outer
 
     @contextmanager
     def _transaction(self) -> Iterator[Session | None]:

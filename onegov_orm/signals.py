@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from blinker import Signal
 
+from onegov_orm.changes import Kind
+
 
 class Signals:
     """The blinker signals of one manager, each sent with the schema's name as sender.
@@ -29,12 +31,10 @@ class Signals:
             doc="Post-processing or an on_commit subscriber failed: (schema, error, hook)"
         )
 
-    @property
-    def hears_changes(self) -> bool:
-        """Whether anybody listens to inserts, updates, deletes or commits."""
-        return bool(
-            self.on_insert.receivers
-            or self.on_update.receivers
-            or self.on_delete.receivers
-            or self.on_commit.receivers
-        )
+    def of(self, kind: Kind) -> Signal:
+        """Return the signal of this kind of change."""
+        return {
+            Kind.INSERT: self.on_insert,
+            Kind.UPDATE: self.on_update,
+            Kind.DELETE: self.on_delete,
+        }[kind]

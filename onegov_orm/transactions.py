@@ -1,24 +1,23 @@
-"""How sessions take part in transactions, what runs after them, and when they are tried again.
+"""What runs after transactions.
 
-Sessions join the transaction of the ``transaction`` package by zope.sqlalchemy. What is to
-run after a commit or an abort is kept in a `Completion`: one for each transaction of the
+What is to run after a commit or an abort is kept in a `Completion`: one for each transaction of the
 ``transaction`` package, or for each transaction of a session that stands alone.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import tenacity
 from sqlalchemy import event
 from transaction import ThreadTransactionManager, TransactionManager
-from zope.sqlalchemy.datamanager import STATUS_CHANGED, ZopeTransactionEvents
+from transaction._transaction import Status
 
+from onegov_orm._attempts import Attempt, attempts
+from onegov_orm._joining import JoiningEvents, joins_transaction
 from onegov_orm.changes import ChangeSet
 
 if TYPE_CHECKING:
@@ -28,18 +27,28 @@ if TYPE_CHECKING:
     from onegov_orm._changes import Announcer
     from onegov_orm.signals import Signals
 
+__all__ = [
+    "Attempt",
+    "Call",
+    "Completion",
+    "CompletionEvents",
+    "DeferredCompletion",
+    "Hook",
+    "JoiningEvents",
+    "attempts",
+    "can_swap",
+    "fresh_transaction",
+    "joins_transaction",
+    "report",
+]
+
 logger = logging.getLogger("onegov_orm.transactions")
 
 Hook = Callable[[], Any]
 
-#: ``serialization_failure`` and ``deadlock_detected``.
-_RETRYABLE_STATES: Final = frozenset({"40001", "40P01"})
-#: ``feature_not_supported``, which a prepared statement raises after a change of its table.
-_NOT_SUPPORTED: Final = "0A000"
-_CHANGED_PLAN: Final = "cached plan must not change result type"
-
-_FIRST_WAIT_SECONDS: Final = 0.02
-_LONGEST_WAIT_SECONDS: Final = 2.0
+#: Attributes of sessions: is the transaction that ended committed, are its objects to expire.
+_IS_COMMITTED: Final = "_onegov_is_committed"
+_EXPIRES: Final = "_onegov_expires"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,9 @@ class Call:
 
 class Completion:
     """What is to be done when one transaction ended, and was not done yet."""
+
+    #: Whether it is finished by a unit of work, and not by the end of a transaction.
+    is_deferred: ClassVar[bool] = False
 
     def __init__(self, signals: Signals, announcer: Announcer) -> None:
         self._signals = signals
@@ -69,7 +81,9 @@ class Completion:
 
     def collect(self, session: Session) -> None:
         """Take over what the session changed in the transaction that it just committed."""
-        self._changes.append((session.info["schema"], self._announcer.take_changes(session)))
+        changes = self._announcer.take_changes(session)
+        if changes:
+            self._changes.append((session.info["schema"], changes))
 
     def after_commit(self, schema: str | None, hook: Hook) -> None:
         """Run the hook if the transaction is committed."""
@@ -82,9 +96,12 @@ class Completion:
     def calls(self, is_committed: bool) -> list[Call]:
         """Return what is to be run now; it is not returned a second time."""
         for session in self._sessions:
-            self.collect(session)
+            if is_committed:
+                self.collect(session)
+            else:
+                self._drop(session)
         hooks = self._after_commit if is_committed else self._after_abort
-        calls = self._announcements(self._changes) if is_committed else []
+        calls = self._announcements(self._changes)
         calls.extend(Call(schema, hook, hook) for schema, hook in hooks)
         self._sessions, self._changes = [], []
         self._after_commit, self._after_abort = [], []
@@ -98,11 +115,21 @@ class Completion:
             except Exception as error:  # whatever a hook may raise
                 report(self._signals, call, error)
 
+    def _drop(self, session: Session) -> None:
+        """Forget what the session changed, in a transaction that failed as a whole."""
+        if self._announcer.take_changes(session) and getattr(session, _IS_COMMITTED, False):
+            schema = session.info.get("schema")
+            logger.error(
+                "changes of schema %s are committed but not announced: another participant of "
+                "the transaction failed afterwards; sessions with twophase=True are rolled back",
+                schema,
+                extra={"schema": schema},
+            )
+
     def _announcements(self, changes: list[tuple[str, ChangeSet]]) -> list[Call]:
         return [
             Call(schema, receiver, _Announcement(receiver, schema, net))
             for schema, net in changes
-            if net
             for receiver in self._signals.on_commit.receivers_for(schema)
         ]
 
@@ -133,41 +160,6 @@ def report(signals: Signals, call: Call, error: Exception) -> None:
             logger.exception("a subscriber of on_hook_error failed")
 
 
-class JoiningEvents(ZopeTransactionEvents):  # type: ignore[misc]
-    """zope.sqlalchemy's events, for the sessions that take part.
-
-    Every transaction counts as changed, so that what raw SQL wrote is committed too.
-    """
-
-    def __init__(self, transaction_manager: Any, keep_session: bool) -> None:
-        super().__init__(STATUS_CHANGED, transaction_manager, keep_session)
-
-    def attach(self, target: Any) -> None:
-        """Listen to a session, session class or sessionmaker."""
-        for name in ("after_begin", "after_attach", "before_commit"):
-            event.listen(target, name, getattr(self, name))
-
-    def after_begin(self, session: Any, transaction: Any, connection: Any) -> None:
-        """Join when the session begins to use a connection."""
-        if joins_transaction(session):
-            super().after_begin(session, transaction, connection)
-
-    def after_attach(self, session: Any, instance: Any) -> None:
-        """Join when the session is given something to write."""
-        if joins_transaction(session):
-            super().after_attach(session, instance)
-
-    def before_commit(self, session: Any) -> None:
-        """Refuse a commit past the transaction manager."""
-        if joins_transaction(session):
-            super().before_commit(session)
-
-
-def joins_transaction(session: Any) -> bool:
-    """Tell whether the session leaves commit and rollback to the ``transaction`` package."""
-    return bool(getattr(session, "joins_transaction", True))
-
-
 class CompletionEvents:
     """Listens to sessions, and finishes the completions of those that stand alone."""
 
@@ -180,7 +172,12 @@ class CompletionEvents:
 
     def attach(self, target: Any) -> None:
         """Listen to a session, session class or sessionmaker."""
-        for name in ("after_begin", "after_commit", "after_transaction_end"):
+        for name in (
+            "after_transaction_create",
+            "after_begin",
+            "after_commit",
+            "after_transaction_end",
+        ):
             event.listen(target, name, getattr(self, name))
 
     def completion_of(self, session: Session) -> Completion:
@@ -197,13 +194,37 @@ class CompletionEvents:
         """Return the completion of the current transaction of a transaction manager."""
         current = transaction_manager.get()
         try:
-            return current.data(self)  # type: ignore[no-any-return]
+            _self, completion = current.data(self)
         except KeyError:
             completion = self._new_completion()
-            current.set_data(self, completion)
-            current.addAfterCommitHook(self._ended, (completion,))
-            current.addAfterAbortHook(self._ended, (False, completion))
-            return completion
+            # The transaction knows this listener by a weak reference alone.
+            current.set_data(self, (self, completion))
+            transaction_manager.registerSynch(self)
+        return completion  # type: ignore[no-any-return]
+
+    def newTransaction(self, trans: Any) -> None:  # noqa: N802 zope's name
+        """Do nothing when a transaction of the ``transaction`` package begins."""
+
+    def beforeCompletion(self, trans: Any) -> None:  # noqa: N802 zope's name
+        """Do nothing before a transaction of the ``transaction`` package ends."""
+
+    def afterCompletion(self, trans: Any) -> None:  # noqa: N802 zope's name
+        """Finish the transaction of the ``transaction`` package.
+
+        Its after-commit hooks would not do: where there is one, the package calls ``abort``
+        of each data manager after the commit, those of others included.
+        """
+        try:
+            _self, completion = trans.data(self)
+        except KeyError:
+            return
+        with fresh_transaction(self._transaction_manager):
+            completion.finish(trans.status is Status.COMMITTED)
+
+    def after_transaction_create(self, session: Session, transaction: SessionTransaction) -> None:
+        """Note that nothing is committed yet."""
+        if transaction.parent is None:
+            setattr(session, _IS_COMMITTED, False)
 
     def after_begin(
         self, session: Session, transaction: SessionTransaction, connection: Connection
@@ -211,31 +232,49 @@ class CompletionEvents:
         """Announce that the session began a transaction."""
         if transaction.nested:
             return
-        session._onegov_is_committed = False  # type: ignore[attr-defined]
         self.completion_of(session).join(session)
-        self._signals.on_transaction_join.send(session.info["schema"], session=session)
+        self._signals.on_transaction_join.send(session.info.get("schema"), session=session)
 
     def after_commit(self, session: Session) -> None:
-        """Note that the transaction is committed, unless it was but a savepoint."""
-        if not session.in_nested_transaction():
-            session._onegov_is_committed = True  # type: ignore[attr-defined]
+        """Note that the transaction is committed, unless it was but a savepoint.
+
+        The objects expire later, if somebody wants to read them after the commit.
+        """
+        if session.in_nested_transaction():
+            return
+        setattr(session, _IS_COMMITTED, True)
+        if session.expire_on_commit and self._announcer.is_heard(session):
+            session.expire_on_commit = False
+            setattr(session, _EXPIRES, True)
 
     def after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
         """Finish the transaction of a session that stands alone."""
         if transaction.parent is not None:
             return
-        is_committed = getattr(session, "_onegov_is_committed", False)
+        is_committed: bool = getattr(session, _IS_COMMITTED, False)
         if not is_committed:
             self._announcer.take_changes(session)
+        expires = session.__dict__.pop(_EXPIRES, False)
+        session.expire_on_commit = session.expire_on_commit or expires
         if self._transaction_manager is None or not joins_transaction(session):
             completion: Completion | None = getattr(session, "completion", None)
-            if completion is None:
-                return
-            if is_committed:
-                completion.collect(session)
-            if not isinstance(completion, DeferredCompletion):
-                session.completion = None  # type: ignore[attr-defined]
+            if completion is not None:
+                self._finish(session, completion, is_committed, expires)
+
+    def _finish(
+        self, session: Session, completion: Completion, is_committed: bool, expires: bool
+    ) -> None:
+        if is_committed:
+            completion.collect(session)
+        if completion.is_deferred:
+            return
+        session.completion = None  # type: ignore[attr-defined]
+        try:
+            with usable(session):
                 completion.finish(is_committed)
+        finally:
+            if expires:
+                session.expire_all()
 
     def deferred_completion(self) -> DeferredCompletion:
         """Return a completion for a unit of work."""
@@ -244,13 +283,11 @@ class CompletionEvents:
     def _new_completion(self) -> Completion:
         return Completion(self._signals, self._announcer)
 
-    def _ended(self, is_committed: bool, completion: Completion) -> None:
-        with fresh_transaction(self._transaction_manager):
-            completion.finish(is_committed)
-
 
 class DeferredCompletion(Completion):
     """The completion of a unit of work, which finishes it when its sessions are closed."""
+
+    is_deferred = True
 
 
 def can_swap(transaction_manager: Any) -> bool:
@@ -264,83 +301,36 @@ def fresh_transaction(transaction_manager: Any) -> Iterator[None]:
 
     What is left open at the end is aborted.
     """
-    if not can_swap(transaction_manager):
-        yield
-        return
-    outer = transaction_manager.manager
-    inner = transaction_manager.manager = TransactionManager()
+    holder, name = transaction_manager, "_txn"
+    inner: Any = None
+    if can_swap(transaction_manager):
+        name, inner = "manager", TransactionManager()
+    outer = getattr(holder, name)
+    setattr(holder, name, inner)
+    is_explicit = transaction_manager.explicit
+    transaction_manager.explicit = False
     try:
         yield
     finally:
         try:
-            inner.abort()
+            transaction_manager.abort()
         finally:
-            transaction_manager.manager = outer
+            transaction_manager.explicit = is_explicit
+            setattr(holder, name, outer)
 
 
-def is_retryable(error: BaseException) -> bool:
-    """Tell whether a transaction that failed with this error may succeed when tried again.
+@contextmanager
+def usable(session: Session) -> Iterator[None]:
+    """Let the block use a session whose transaction ended just now.
 
-    That is so for serialization failures, deadlocks, and prepared statements whose table was
-    changed; see PostgreSQL's manual, "Serialization Failure Handling".
+    SQLAlchemy would refuse that as long as a ``with session.begin():`` around it is not over.
+    What is left open at the end is rolled back.
     """
-    original = getattr(error, "orig", None) or error
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    if state in _RETRYABLE_STATES:
-        return True
-    return state == _NOT_SUPPORTED and _CHANGED_PLAN in str(original)
-
-
-def wait_seconds(retry_state: tenacity.RetryCallState) -> float:
-    """Return how long to wait: exponential back-off with full jitter.
-
-    The scheme is "full jitter" of Marc Brooker, "Exponential Backoff And Jitter", AWS
-    Architecture Blog, 2015.
-    """
-    ceiling = min(
-        _LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2.0 ** (retry_state.attempt_number - 1)
-    )
-    return random.uniform(0, ceiling)
-
-
-class Attempt:
-    """One try of a block of work, as a context manager that yields the session.
-
-    It commits at the end. A failure that may go away is kept for the next try.
-    """
-
-    def __init__(self, attempt: Any, block: Any) -> None:
-        self._attempt = attempt
-        self._block = block
-
-    @property
-    def number(self) -> int:
-        """Which try this is, from 1."""
-        return int(self._attempt.retry_state.attempt_number)
-
-    def __enter__(self) -> Any:
-        self._attempt.__enter__()
-        return self._block.__enter__()
-
-    def __exit__(self, kind: Any, value: Any, traceback: Any) -> bool:
-        try:
-            self._block.__exit__(kind, value, traceback)
-        except BaseException as error:
-            kind, value, traceback = type(error), error, error.__traceback__
-        if kind is not None and not issubclass(kind, Exception):
-            raise value
-        return bool(self._attempt.__exit__(kind, value, traceback))
-
-
-def attempts(tries: int, new_block: Callable[[], Any]) -> Iterator[Attempt]:
-    """Yield attempts until one succeeds, at the most ``tries``; the last error is raised."""
-    if tries < 1:
-        raise ValueError(f"tries must be at least 1, not {tries}")
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(tries),
-        wait=wait_seconds,
-        retry=tenacity.retry_if_exception(is_retryable),
-        reraise=True,
-    )
-    for attempt in retrying:
-        yield Attempt(attempt, new_block())
+    around = session._trans_context_manager
+    session._trans_context_manager = None
+    try:
+        yield
+    finally:
+        if session.in_transaction():
+            session.rollback()
+        session._trans_context_manager = around

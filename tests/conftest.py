@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg2
@@ -18,9 +19,12 @@ from sqlalchemy.engine import make_url
 
 from onegov_orm import SessionManager
 from onegov_orm.embedded import EmbeddedServer, available_binaries
+from tests.provisioning import drop_schemas
 
 NEWEST = 18
 DRIVERS = ("psycopg2", "psycopg")
+#: psycopg 3 as it works over a network: the first statement travels in a pipeline.
+PIPELINE = "psycopg-pipeline"
 TEMPLATE = "with_extensions"
 SETTINGS = {
     "max_connections": "120",
@@ -123,7 +127,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def dsn(databases: Databases, database: str, driver: str) -> str:
     """The URL of the test's database, for SQLAlchemy."""
-    return databases.server.dsn(database, driver=driver, tcp=False)
+    return databases.server.dsn(database, driver=driver.partition("-")[0], tcp=False)
 
 
 @pytest.fixture
@@ -140,6 +144,31 @@ def plain_dsn(newest: Databases) -> Iterator[str]:
     name = newest.create()
     yield newest.server.dsn(name, tcp=False)
     newest.drop(name)
+
+
+@pytest.fixture(scope="session")
+def _common_database(newest: Databases) -> Iterator[str]:
+    name = newest.create()
+    yield name
+    newest.drop(name)
+
+
+@pytest.fixture
+def common_dsn(newest: Databases, _common_database: str) -> Iterator[str]:
+    """The same as `plain_dsn`, and faster: the schemas are dropped, not the database.
+
+    What a test changes outside tables, enums and schemas stays.
+    """
+    dsn = newest.server.dsn(_common_database, tcp=False)
+    yield dsn
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+
+        def execute(sql: str) -> list[tuple[Any, ...]]:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+        drop_schemas(execute)
 
 
 @pytest.fixture
@@ -177,11 +206,15 @@ def outside(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Execute]
 
 
 @pytest.fixture
-def new_manager() -> Iterator[Callable[..., SessionManager]]:
+def new_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., SessionManager]]:
     """Make managers that are disposed at the end of the test."""
     managers: list[SessionManager] = []
+    parameters = getattr(request.node, "callspec", None)
+    pipelines = parameters is not None and parameters.params.get("driver") == PIPELINE
 
     def make(*args: Any, **kwargs: Any) -> SessionManager:
+        if pipelines:
+            kwargs.setdefault("pipeline", True)
         manager = SessionManager(*args, **kwargs)
         managers.append(manager)
         return manager

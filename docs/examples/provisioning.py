@@ -41,9 +41,7 @@ def main(dsn: str) -> None:
     def fill(schema: str, connection: Any) -> None:
         if schema == "towns-unlucky":
             raise RuntimeError("this town can't be opened today")
-        connection.execute(
-            text("INSERT INTO shared.cantons VALUES ('BE') ON CONFLICT DO NOTHING")
-        )
+        connection.execute(text("INSERT INTO shared.cantons VALUES ('BE') ON CONFLICT DO NOTHING"))
         connection.execute(
             text("INSERT INTO offices (name, canton_code) VALUES ('Town hall', 'BE')")
         )

@@ -12,7 +12,7 @@ from time import perf_counter
 from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError, OperationalError
 
-from onegov_orm.embedded import EmbeddedServerError
+from onegov_orm.embedded import EmbeddedServerError, EmbeddedUnavailable
 
 from . import app
 from .checks import (
@@ -117,11 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         try:
             dsn = stack.enter_context(database(options))
-        except (ArgumentError, EmbeddedServerError, OperationalError) as error:
+        except (
+            ArgumentError,
+            EmbeddedServerError,
+            EmbeddedUnavailable,
+            OperationalError,
+        ) as error:
             report.no_server(error)
             return 2
         demo = stack.enter_context(prepared(dsn, options.seed))
-        report.server(version_of(demo.outside), demo.mgr.engine.driver, perf_counter() - start)
+        report.server(version_of(demo.outside), demo.mgr.url, perf_counter() - start)
         holds = run(demo, report, options.requests)
     report.end(holds, perf_counter() - start)
     return 0 if holds else 1

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy import URL
 
 from .checks import Check
 from .facts import TownFacts
@@ -54,9 +55,12 @@ class Report:
             console = Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
         self._console = console
 
-    def server(self, version: str, driver: str, seconds: float) -> None:
+    def server(self, version: str, url: URL, seconds: float) -> None:
         """Tell what the demo runs on."""
-        self._say(f"PostgreSQL {version}, {driver}: an empty database after {seconds:.1f} s")
+        self._say(
+            f"PostgreSQL {version}, {url.get_driver_name()}: "
+            f'the empty database "{url.database}" was there after {seconds:.1f} s'
+        )
 
     def no_server(self, error: Exception) -> None:
         """Tell why there is nothing to tell."""

@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import event, text
 
+from tests.conftest import DRIVERS, PIPELINE
 from tests.models import Base, Document
 
 BERN, BASEL = "towns-bern", "towns-basel"
+
+
+@pytest.fixture(params=[*DRIVERS, PIPELINE])
+def driver(request):
+    """Each driver in turn, psycopg 3 in both ways."""
+    return request.param
 
 
 @pytest.fixture

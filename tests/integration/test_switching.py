@@ -12,10 +12,17 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, ProgrammingError
 
 from onegov_orm import ConfigurationError, SearchPathMoved
-from tests.models import Base, Document
+from tests.conftest import DRIVERS, PIPELINE
+from tests.models import Base, Color, Document
 
 BERN, BASEL = "towns-bern", "towns-basel"
 OWNERS = text("SELECT owner FROM documents ORDER BY owner")
+
+
+@pytest.fixture(params=[*DRIVERS, PIPELINE])
+def driver(request):
+    """Each driver in turn, psycopg 3 in both ways."""
+    return request.param
 
 
 @pytest.fixture
@@ -148,7 +155,7 @@ def test_a_moved_path_is_set_again(mgr, move):
 
 def test_a_function_that_moves_the_path_is_seen_by_new_servers(newest, driver, new_manager):
     name = newest.create()
-    mgr = new_manager(newest.server.dsn(name, driver=driver, tcp=False), Base)
+    mgr = new_manager(newest.server.dsn(name, driver=driver.partition('-')[0], tcp=False), Base)
     move = "CREATE FUNCTION move() RETURNS text LANGUAGE sql AS "
     body = "$$ SELECT set_config('search_path', 'towns-basel', false) $$"
     with mgr.schema(BASEL) as session:
@@ -163,7 +170,7 @@ def test_a_function_that_moves_the_path_is_seen_by_new_servers(newest, driver, n
 
 def test_a_moved_path_is_an_error_if_strict(newest, driver, new_manager):
     name = newest.create()
-    mgr = new_manager(newest.server.dsn(name, driver=driver, tcp=False), Base, strict=True)
+    mgr = new_manager(newest.server.dsn(name, driver=driver.partition('-')[0], tcp=False), Base, strict=True)
     with pytest.raises(SearchPathMoved), mgr.schema(BERN) as session:
         session.execute(text("SET search_path TO public"))
         session.execute(text("SELECT 1"))
@@ -349,3 +356,91 @@ def kill_all(execute):
     others = "FROM pg_stat_activity WHERE datname = current_database()"
     others += " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     execute(f"SELECT pg_terminate_backend(pid, 5000) {others}")
+
+
+def test_plans_of_one_customer_serve_no_other(mgr):
+    for name in (BERN, BASEL, BERN):
+        for _ in range(8):
+            with mgr.schema(name) as session:
+                session.add(Document(owner=name, color=Color.RED))
+                session.flush()
+                assert session.scalars(sa.select(Document.color)).all()[-1] is Color.RED
+
+
+def test_a_setting_that_stays_costs_no_plan_of_the_driver(mgr):
+    for _ in range(8):
+        with mgr.schema(BERN) as session:
+            session.execute(text("SET statement_timeout = '77s'"))
+            assert owners(session) == [BERN]
+
+
+def test_a_result_that_outlived_its_transaction_hurts_nobody(mgr):
+    with mgr.schema(BERN) as session:
+        session.add_all(Document(owner=BERN) for _ in range(50))
+    mgr.set_current_schema(BERN)
+    late = mgr.session().scalars(sa.select(Document).execution_options(yield_per=7))
+    next(late)
+    transaction.abort()
+    with mgr.schema(BASEL) as session:
+        assert owners(session) == [BASEL]
+        with pytest.raises(DBAPIError):
+            late.all()
+        late.close()
+        assert owners(session) == [BASEL]
+
+
+def test_a_cursor_kept_beyond_its_session_is_refused(mgr):
+    with mgr.schema(BERN) as session:
+        cursor = raw(session).cursor()
+    with pytest.raises(Exception, match="given back to the pool"):
+        cursor.execute("SELECT 1")
+    with mgr.schema(BASEL) as session:
+        assert owners(session) == [BASEL]
+
+
+def test_a_path_moved_for_the_connection_is_noticed_on_return(newest, driver, new_manager):
+    name = newest.create()
+    dsn = newest.server.dsn(name, driver=driver.partition("-")[0], tcp=False)
+    mgr = new_manager(dsn, Base, pool_config={"pool_size": 1, "max_overflow": 0})
+    head = "CREATE FUNCTION move() RETURNS text LANGUAGE sql AS "
+    with mgr.schema(BERN) as session:
+        session.execute(text(f"{head} $$ SELECT set_config('search_path', 'x', false) $$"))
+    with mgr.schema(BERN) as session:
+        session.execute(text("SELECT move()"))
+    with mgr.engine.connect() as connection:
+        path = connection.execute(text("SHOW search_path")).scalar()
+        assert path.replace(" ", "") == "pg_catalog,extensions"
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        "SELECT '--'; SET LOCAL SCHEMA 'towns-basel'",
+        "SELECT '/*'; /* */ SET search_path TO 'towns-basel'",
+        'SET LOCAL U&"search\\005fpath" TO \'towns-basel\'',
+        "UPDATE pg_settings SET setting = 'towns-basel' WHERE name = 'search_path'",
+    ],
+)
+def test_hidden_moves_of_the_path(mgr, move):
+    with mgr.schema(BERN) as session:
+        session.connection().exec_driver_sql(move)
+        assert owners(session) == [BERN]
+    with mgr.engine.connect() as connection:
+        assert "towns" not in connection.execute(text("SHOW search_path")).scalar_one()
+
+
+def test_leaving_a_schema_in_mid_transaction(mgr):
+    with mgr.engine.connect() as connection:
+        inside = connection.execution_options(schema=BERN)
+        assert inside.execute(OWNERS).scalars().all() == [BERN]
+        outside = inside.execution_options(schema=None)
+        assert "towns" not in outside.execute(text("SHOW search_path")).scalar_one()
+
+
+def test_autocommit_and_transactions_on_the_same_connection(mgr):
+    with mgr.engine.connect() as connection:
+        connection = connection.execution_options(schema=BERN, isolation_level="AUTOCOMMIT")
+        assert connection.execute(OWNERS).scalars().all() == [BERN]
+        connection.commit()
+        connection = connection.execution_options(schema=None, isolation_level="SERIALIZABLE")
+        assert "towns" not in connection.execute(text("SHOW search_path")).scalar_one()

@@ -6,6 +6,7 @@ row tells whose it is, whatever connection it was read or written on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -196,11 +197,14 @@ class Watch:
     def kill(self, pid: int | None = None) -> None:
         """End a backend of this database's, some or this one, and wait until it is gone."""
         chosen = "true" if pid is None else f"pid = {pid}"
-        self.execute(
-            "SELECT pg_terminate_backend(pid, 1000) FROM (SELECT pid FROM pg_stat_activity "
+        killed = self.execute(
+            "SELECT pid, pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity "
             "WHERE datname = current_database() AND application_name <> 'watch' "
             f"AND backend_type = 'client backend' AND {chosen} ORDER BY random() LIMIT 1) AS one"
         )
+        for gone, _ in killed:
+            while self.execute(f"SELECT FROM pg_stat_activity WHERE pid = {gone}"):
+                time.sleep(0.001)
 
     def finish(self) -> None:
         """Roll back what a kill left prepared, so that the database can be dropped."""

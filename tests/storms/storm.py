@@ -119,7 +119,9 @@ class Log:
                 self.done[operation] += 1
             else:
                 self.excused[f"{operation}: {sqlstate(error) or type(error).__name__}"] += 1
-            self.last.append(f"worker {worker.number}, {worker.schema}: {operation}{outcome}")
+            place = f"worker {worker.number}, {_short(worker.schema)}"
+            self.last.append(f"{place}: {operation}{worker.detail}{outcome}")
+        worker.detail = ""
 
 
 class Worker:
@@ -130,6 +132,8 @@ class Worker:
         self.number = number
         self.manager = storm.manager
         self.random = random.Random(f"{storm.seed}-{number}")
+        #: What an operation chose, for the log.
+        self.detail = ""
         self.schema: str = self.random.choice(storm.customers)
         #: Objects that were loaded at a customer's, to be carried to another one.
         self.carried: deque[tuple[str, Document]] = deque(maxlen=8)
@@ -151,6 +155,11 @@ class Worker:
         """Some other customer."""
         return self.random.choice([name for name in self.storm.customers if name != self.schema])
 
+    def note(self, choice: str) -> str:
+        """Have the choice in the log, and return it."""
+        self.detail += f" [{choice}]"
+        return choice
+
     def chance(self, probability: float) -> bool:
         """Tell whether it happens, this time."""
         return self.random.random() < probability
@@ -163,7 +172,7 @@ class Worker:
 
     def commit(self) -> None:
         """Commit, in the way of this weather."""
-        self.unread.clear()
+        self._close_unread()
         if self.storm.weather.mode != "plain":
             transaction.commit()
             return
@@ -172,7 +181,7 @@ class Worker:
 
     def rollback(self) -> None:
         """Roll back, in the way of this weather."""
-        self.unread.clear()
+        self._close_unread()
         if self.storm.weather.mode != "plain":
             transaction.abort()
             return
@@ -245,6 +254,18 @@ class Worker:
         except Exception as error:
             if sqlstate(error) not in states:
                 raise
+
+    @contextmanager
+    def finds_no_table(self) -> Iterator[None]:
+        """Demand that the block finds no table, but for a temporary one of its customer's."""
+        with self.may_fail("42P01"):
+            yield
+
+    def _close_unread(self) -> None:
+        for _schema, result in self.unread:
+            with suppress(exc.SQLAlchemyError):
+                result.close()
+        self.unread.clear()
 
     def _excuse(self, error: BaseException, operation: str) -> None:
         """Raise `UnexpectedError`, unless such an error belongs to a storm."""
@@ -403,6 +424,10 @@ def _is_loss(error: BaseException) -> bool:
 
 def _is_loss_of_driver(error: BaseException | None) -> bool:
     return type(error).__name__ in ("OperationalError", "InterfaceError", "DatabaseError")
+
+
+def _short(schema: str) -> str:
+    return schema if len(schema) < 20 else f"{schema[:2]}..{schema[-2:]}"
 
 
 def _shown(error: BaseException) -> str:

@@ -1,0 +1,46 @@
+"""Sphinx's configuration."""
+
+from __future__ import annotations
+
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+_metadata = ConfigParser()
+_metadata.read(ROOT / "setup.cfg")
+
+project = "onegov_orm"
+author = _metadata["metadata"]["author"]
+copyright = author
+release = version = _metadata["metadata"]["version"]
+
+extensions = ["sphinx.ext.autodoc"]
+exclude_patterns = ["_build", "examples"]
+# In docstrings, what stands in single backquotes is code: a name, an option, an expression.
+default_role = "code"
+nitpicky = True
+# What SQLAlchemy, blinker and the standard library have is documented elsewhere, and a build
+# must not depend on the network to look there.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(sqlalchemy|blinker|collections|contextlib|os|pathlib|types|typing)\..*"),
+    (r"py:.*", r"(Any|Callable|Collection|Final|Iterator|Literal|Mapping|Self|Sequence)(\[.*)?"),
+    (r"py:.*", r"(AbstractContextManager|Connection|Engine|Path|PathLike|Session|Signal|URL)"),
+    (r"py:.*", r"(TracebackType|DeclarativeBase|Hook|IdentityKey|IsolationLevel|StopMode)"),
+    # What the library itself has, but for its own use.
+    (r"py:.*", r"(Binaries|Holder|onegov_orm\.(_|typing\.|\w+\.[A-Z]$).*)"),
+]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_class_signature = "separated"
+autodoc_default_options = {"members": True, "exclude-members": "__new__"}
+python_use_unqualified_type_names = True
+
+html_theme = "furo"
+html_title = f"onegov_orm {release}"
+html_show_sphinx = False
+html_copy_source = False

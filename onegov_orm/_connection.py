@@ -106,7 +106,7 @@ class SchemaState:
 
     def due_in_pipeline(self, statement: str) -> Sequence[str]:
         """Return what is due inside a pipeline, where the server's answers come later."""
-        due = (self.prelude.local,) if self._prelude_due and self.prelude else ()
+        due = self.prelude.opening if self._prelude_due and self.prelude else ()
         effects = effects_of(statement)
         self._prelude_due = Effects.MOVES_PATH in effects
         self._expect(effects)
@@ -139,7 +139,7 @@ class SchemaState:
             return self._lasting_opening()
         statements = [self._begin()]
         if self.prelude is not None:
-            statements.append(self.prelude.local)
+            statements.extend(self.prelude.opening)
         admission = self._admission()
         if self._lasting_prelude is not None:
             admission.append(_sql.RESET_SEARCH_PATH)
@@ -178,10 +178,11 @@ class SchemaState:
 
     def _correction(self) -> Sequence[str]:
         prelude = self.prelude
+        due: Sequence[str]
         if prelude is None:
             due = (_sql.RESET_LOCAL_SEARCH_PATH,) if self._prelude_due else ()
         else:
-            due = (prelude.local,) if self._prelude_due or self._has_moved(prelude) else ()
+            due = prelude.opening if self._prelude_due or self._has_moved(prelude) else ()
         self._prelude_due = False
         return due
 

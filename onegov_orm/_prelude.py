@@ -18,12 +18,13 @@ class Prelude:
 
     All of it is local to the transaction, so that the server itself forgets it at the end.
     ``must_exist`` makes the server refuse a connection's first transaction in a schema that
-    is not there.
+    is not there. ``settings`` are names and values of more of the server's settings.
     """
 
     schema: SchemaName
     extensions_schema: str = EXTENSIONS_SCHEMA
     must_exist: bool = True
+    settings: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def search_path(self) -> tuple[str, ...]:
@@ -32,8 +33,13 @@ class Prelude:
 
     @cached_property
     def local(self) -> str:
-        """The statement that sets all this up until the end of the transaction."""
+        """The statement that sets the search path until the end of the transaction."""
         return _sql.set_local_search_path(self.search_path)
+
+    @cached_property
+    def opening(self) -> tuple[str, ...]:
+        """The statements that set all this until the end of the transaction."""
+        return (self.local, *(_sql.set_local(name, value) for name, value in self.settings))
 
     @cached_property
     def lasting(self) -> str:

@@ -96,6 +96,11 @@ def search_path(schemas: Iterable[str]) -> str:
     return ", ".join(quote_identifier(schema) for schema in schemas)
 
 
+def set_local(setting: str, value: str) -> str:
+    """Set one of the server's settings until the end of the transaction."""
+    return f"SET LOCAL {quote_identifier(setting)} TO {quote_literal(value)}"
+
+
 def set_local_search_path(schemas: Iterable[str]) -> str:
     """Set the search path until the end of the transaction."""
     return f"SET LOCAL search_path TO {search_path(schemas)}"

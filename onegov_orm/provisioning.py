@@ -49,6 +49,10 @@ _PACKAGES: Final = {
     "plpython3u": "postgresql-plpython3-{version}",
 }
 
+#: How long a new schema waits for the locks of others. A thread that holds one of them itself,
+#: because it wrote to a shared table, would otherwise wait for itself forever.
+_LOCK_TIMEOUT: Final = "60s"
+
 Stamp = Callable[["Connection", SchemaName], None]
 
 
@@ -111,7 +115,8 @@ class Provisioner:
 
     def options(self, schema: SchemaName) -> dict[str, Any]:
         """Return the execution options of the connection that `ensure` needs."""
-        prelude = Prelude(schema, self.extensions_schema, must_exist=False)
+        settings = (("lock_timeout", _LOCK_TIMEOUT),)
+        prelude = Prelude(schema, self.extensions_schema, must_exist=False, settings=settings)
         return {"schema": schema, "prelude": prelude, "isolation_level": "READ COMMITTED"}
 
     def ensure(self, connection: Connection, schema: SchemaName) -> None:

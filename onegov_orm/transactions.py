@@ -1,7 +1,7 @@
 """What runs after transactions.
 
-What is to run after a commit or an abort is kept in a `Completion`: one for each transaction of the
-``transaction`` package, or for each transaction of a session that stands alone.
+What is to run after a commit or an abort is kept in a `Completion`: one for each transaction
+of the ``transaction`` package, or for each transaction of a session that stands alone.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy import Column, MetaData, Table, event
 from sqlalchemy.orm import DeclarativeBase
 
-Table_ = tuple[Any, ...]
+Parts = tuple[Any, ...]
 
 
-def base_of(*tables: Table_, schema: str | None = None) -> Any:
+def base_of(*tables: Parts, schema: str | None = None) -> Any:
     """Return a base; each table is a name and what is in it besides the id."""
     metadata = MetaData()
     for name, *parts in tables:

@@ -306,6 +306,17 @@ def test_silence_is_kept_from_the_commit_too(mgr, listen):
     assert listener.commits == []
 
 
+def test_silence_ends_with_its_block_whenever_the_flush_comes(mgr, listen):
+    listener, session = listen(mgr), mgr.session()
+    session.add(Document(owner="before"))
+    with mgr.disable_change_signals():
+        session.add(Document(owner="inside"))
+    session.add(Document(owner="after"))
+    transaction.commit()
+    assert [obj.owner for _kind, _schema, obj in listener.told] == ["before", "after"]
+    assert listener.net() == [("insert", "before"), ("insert", "after")]
+
+
 def test_a_copy_of_a_transient_object_is_an_insert(mgr, listen):
     document = add(mgr)
     mgr.session().expunge(document)

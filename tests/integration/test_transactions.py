@@ -497,6 +497,26 @@ def test_a_generator_that_is_not_finished_aborts(mgr):
     assert mgr.engine.pool.checkedout() == 0
 
 
+def test_a_generator_that_another_thread_closes_leaves_that_thread_alone(mgr, new_name):
+    def work():
+        with mgr.schema(new_name()):
+            add(mgr)
+            yield
+
+    def begin():
+        generator = work()
+        next(generator)
+        generators.append(generator)
+
+    generators, before = [], (mgr.current_schema, transaction.manager.manager)
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    generators.pop().close()
+    assert (mgr.current_schema, transaction.manager.manager) == before
+    assert mgr.engine.pool.checkedout() == 0
+
+
 def test_a_block_closes_its_session(mgr):
     with mgr.schema(mgr.current_schema) as session:
         document = add(mgr)

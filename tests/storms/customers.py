@@ -6,6 +6,7 @@ row tells whose it is, whatever connection it was read or written on.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -149,6 +150,14 @@ def _is_own(schema: str | None, name: str) -> bool:
     return schema is not None and name.endswith(f"_{number(schema)}")
 
 
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 class Watch:
     """Looks at the database from outside the library, with fully qualified names."""
 
@@ -156,6 +165,11 @@ class Watch:
         self.execute = execute
         self._before: set[tuple[Any, ...]] = set()
         execute("SET application_name TO 'watch'")
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether the server reports its search path."""
+        return int(self.execute("SHOW server_version_num")[0][0]) >= 180_000
 
     def begin(self) -> None:
         """Note what is there before the storm; the schemas of the customers exist."""
@@ -203,7 +217,7 @@ class Watch:
             f"AND backend_type = 'client backend' AND {chosen} ORDER BY random() LIMIT 1) AS one"
         )
         for gone, _ in killed:
-            while self.execute(f"SELECT FROM pg_stat_activity WHERE pid = {gone}"):
+            while _is_running(gone):
                 time.sleep(0.001)
 
     def finish(self) -> None:

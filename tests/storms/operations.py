@@ -381,7 +381,7 @@ def some_move(worker: Worker, target: str, stays_in_transaction: bool = False) -
 
 def move_path(worker: Worker) -> None:
     """Move the path in any way that does not end the transaction."""
-    execute(worker.session, some_move(worker, worker.other, stays_in_transaction=True))
+    execute(worker.session, some_move(worker, worker.victim, stays_in_transaction=True))
     expect_moved(worker)
 
 
@@ -399,7 +399,7 @@ def move_path_by_text(worker: Worker) -> None:
     if worker.chance(0.5):
         check_session(worker)
     worker.unread.clear()
-    execute(worker.session, some_move(worker, worker.other))
+    execute(worker.session, some_move(worker, worker.victim))
     expect_moved(worker)
     check_session(worker)
 
@@ -407,7 +407,7 @@ def move_path_by_text(worker: Worker) -> None:
 @operation(2)
 def move_path_by_driver(worker: Worker) -> None:
     worker.unread.clear()
-    driver_cursor(worker).execute(some_move(worker, worker.other))
+    driver_cursor(worker).execute(some_move(worker, worker.victim))
     expect_moved(worker)
     check_session(worker)
 
@@ -426,7 +426,7 @@ def move_path_in_savepoint(worker: Worker) -> None:
 def move_path_by_foreign_cursor(worker: Worker) -> None:
     """A cursor class of the caller's has the same protection."""
     cursor = foreign_cursor(worker)
-    cursor.execute(f"SET LOCAL search_path TO \"{worker.other}\"")
+    cursor.execute(f"SET LOCAL search_path TO \"{worker.victim}\"")
     cursor.execute(insert_sql(worker.schema))
     check_rows(worker.schema, cursor.fetchall())
     check_session(worker)
@@ -497,7 +497,7 @@ def use_pipeline(worker: Worker) -> None:
     is_moved = worker.chance(0.3) and not worker.storm.is_strict
     with connection.pipeline():
         if is_moved:
-            connection.execute(f"SET LOCAL search_path TO \"{worker.other}\"")
+            connection.execute(f"SET LOCAL search_path TO \"{worker.victim}\"")
         cursor = connection.execute(insert_sql(worker.schema))
         check_rows(worker.schema, cursor.fetchall())
     check_session(worker)
@@ -668,7 +668,7 @@ def write_without_transactions(worker: Worker) -> None:
         trick = worker.one_of(("", "ROLLBACK; ", "COMMIT; "))
         connection.exec_driver_sql(trick + insert_sql(schema))
         if worker.chance(0.5) and not worker.storm.is_strict:
-            way = "DISCARD ALL" if worker.chance(0.1) else some_move(worker, worker.other)
+            way = "DISCARD ALL" if worker.chance(0.1) else some_move(worker, worker.victim)
             connection.exec_driver_sql(way)
         check_path(schema, *connection.exec_driver_sql(PATH).one())
         check_rows(schema, connection.exec_driver_sql(insert_sql(schema)))

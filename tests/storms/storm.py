@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -54,7 +54,6 @@ class Weather:
     max_overflow: int = 0
     kills: bool = False
     strict: bool = False
-    customers: int = len(CUSTOMERS)
 
     @property
     def is_tight(self) -> bool:
@@ -127,14 +126,15 @@ class Log:
 class Worker:
     """One user of the manager: it is at one customer's at a time, and moves on at will."""
 
-    def __init__(self, storm: Storm, number: int) -> None:
+    def __init__(self, storm: Storm, number: int, customers: Sequence[str] = CUSTOMERS) -> None:
         self.storm = storm
+        self.customers = customers
         self.number = number
         self.manager = storm.manager
         self.random = random.Random(f"{storm.seed}-{number}")
         #: What an operation chose, for the log.
         self.detail = ""
-        self.schema: str = self.random.choice(storm.customers)
+        self.schema: str = self.random.choice(customers)
         #: Objects that were loaded at a customer's, to be carried to another one.
         self.carried: deque[tuple[str, Document]] = deque(maxlen=8)
         #: Results of server-side cursors that were not read to their end.
@@ -152,8 +152,13 @@ class Worker:
 
     @property
     def other(self) -> str:
-        """Some other customer."""
-        return self.random.choice([name for name in self.storm.customers if name != self.schema])
+        """Another customer that this worker may go to."""
+        return self.random.choice([name for name in self.customers if name != self.schema])
+
+    @property
+    def victim(self) -> str:
+        """Any other customer, to move a search path to."""
+        return self.random.choice([name for name in CUSTOMERS if name != self.schema])
 
     def note(self, choice: str) -> str:
         """Have the choice in the log, and return it."""
@@ -290,14 +295,13 @@ class Storm:
         self.dsn = dsn
         self.watch = watch
         self.seed = seed
-        self.customers = CUSTOMERS
         self.log = Log()
         self.manager = weather.new_manager(dsn)
         self.manager.on_schema_init.connect(customers.prepare_schema)
         self.driver = self.manager.engine.dialect.driver
-        version = watch.execute("SHOW server_version_num")[0][0]
-        self.reports_path = int(version) >= 180_000
+        self.reports_path = watch.is_newest
         self.operations = [found for found in operations if found.is_possible(self)]
+        self.seconds = 0.0
         self._weights = [found.weight for found in self.operations]
         self._failures: list[tuple[int, BaseException]] = []
         self._stop = threading.Event()
@@ -321,7 +325,7 @@ class Storm:
         with self._threads(lambda number: self._work(number, each)):
             pass
         self._raise_failure()
-        self._guarded(self.look)
+        self.look()
         self.seconds = time.monotonic() - started
         if self.log.steps < steps:
             raise UnexpectedError(f"only {self.log.steps} of {steps} steps were done")
@@ -346,6 +350,10 @@ class Storm:
             f"without error; rows: {self.watch.count_rows()}; errors: {excused or 'none'}"
         )
 
+    def undone(self) -> set[str]:
+        """Return the operations that never succeeded: with enough steps, there are none."""
+        return {found.name for found in self.operations} - set(self.log.done)
+
     def explain(self, failure: BaseException) -> str:
         """Return the message of a failure, with all that is needed to find its reason."""
         weather, last = self.weather, "\n  ".join(self.log.last)
@@ -355,7 +363,7 @@ class Storm:
         )
 
     def _provision(self, number: int) -> None:
-        names = list(self.customers)
+        names = list(CUSTOMERS)
         random.Random(f"{self.seed}-{number}").shuffle(names)
         for name in names:
             self.manager.set_current_schema(name)

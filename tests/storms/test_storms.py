@@ -1,4 +1,8 @@
-"""Storms: random interleavings of all that can be done with a manager, and no foreign row."""
+"""Storms: random interleavings of all that can be done with a manager, and no foreign row.
+
+``ONEGOV_ORM_STORM_STEPS`` says how many steps each storm has, ``ONEGOV_ORM_STORM_SEED``
+repeats a storm.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,24 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.conftest import DRIVERS
 from tests.storms.customers import Execute, Watch
 from tests.storms.operations import OPERATIONS
 from tests.storms.storm import STEPS, WEATHERS, Storm, Weather
 
 pytestmark = pytest.mark.storm
+
+SERVERS = 2
+#: With so many steps, each operation has its turn, and succeeds.
+ENOUGH_FOR_ALL = 3000
+
+
+@pytest.fixture(autouse=True)
+def no_warnings_logged() -> Iterator[None]:
+    """The warnings of moved paths would fill the memory of the test run."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("weather", WEATHERS, ids=lambda weather: weather.name)
@@ -25,6 +42,15 @@ def test_no_row_is_foreign(
     try:
         storm.begin()
         storm.run(STEPS)
+        print(storm.summary())
     finally:
         storm.close()
-    print(storm.summary())
+    assert storm.log.steps >= STEPS
+    assert STEPS < ENOUGH_FOR_ALL or storm.undone() == set()
+
+
+@pytest.mark.skipif(
+    "ONEGOV_ORM_STORM_STEPS" in os.environ, reason="the number of steps was chosen"
+)
+def test_hundred_thousand_steps_are_done() -> None:
+    assert STEPS * len(WEATHERS) * len(DRIVERS) * SERVERS >= 100_000

@@ -43,7 +43,7 @@ def test_all_means_every_extra_for_users() -> None:
 @pytest.mark.parametrize("fragment", FRAGMENTS, ids=lambda path: path.name)
 def test_changes_are_told_in_the_right_form(fragment: Path) -> None:
     kinds = [each["directory"] for each in PROJECT["tool"]["towncrier"]["type"]]
-    assert re.fullmatch(rf"\d+(\.[\w-]+)?\.({'|'.join(kinds)})\.md", fragment.name)
+    assert re.fullmatch(rf"\d+\.({'|'.join(kinds)})(\.\d+)?\.md", fragment.name)
     assert fragment.read_text().strip().endswith(".")
 
 

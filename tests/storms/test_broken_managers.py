@@ -1,0 +1,45 @@
+"""Each storm notices a manager that is broken on purpose.
+
+Each mistake is made with each driver on each server, every time in another storm; so each
+storm meets mistakes everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import DRIVERS
+from tests.storms.breakages import BREAKAGES, Breakage
+from tests.storms.customers import Execute, Watch
+from tests.storms.operations import OPERATIONS
+from tests.storms.storm import Storm
+
+pytestmark = pytest.mark.storm
+
+#: A mistake that takes longer to be noticed is not noticed well enough.
+LIMIT = 2000
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name)
+def test_storm_notices(
+    breakage: Breakage,
+    dsn: str,
+    driver: str,
+    outside: Callable[[str], Execute],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = Watch(outside(dsn))
+    combination = DRIVERS.index(driver) + 2 * watch.is_newest
+    weathers = breakage.weathers
+    weather = weathers[(BREAKAGES.index(breakage) + combination) % len(weathers)]
+    storm = Storm(weather, dsn, watch, 1, OPERATIONS)
+    try:
+        storm.begin()
+        with monkeypatch.context() as patch, pytest.raises(breakage.noticed_as):
+            breakage.run(patch)
+            storm.run(LIMIT)
+    finally:
+        storm.close()
+    print(f"{weather.name}: noticed after {storm.log.steps} steps")

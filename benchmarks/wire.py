@@ -45,34 +45,34 @@ STOP_TIMEOUT_SECONDS = 5.0
 # The kernel wakes a sleeper up to 50 µs late, plus scheduling: the rest of a wait is spun.
 SPIN_SECONDS = 0.00015
 
-LOOPBACK = '127.0.0.1'
+LOOPBACK = "127.0.0.1"
 
-ENCRYPTION_REQUESTS = {80877103: 'SSLRequest', 80877104: 'GSSENCRequest'}
+ENCRYPTION_REQUESTS = {80877103: "SSLRequest", 80877104: "GSSENCRequest"}
 CANCEL_REQUEST = 80877102
-ENCRYPTION_REFUSED = b'N'
+ENCRYPTION_REFUSED = b"N"
 
 FRONTEND_NAMES = {
-    'B': 'Bind',
-    'C': 'Close',
-    'D': 'Describe',
-    'E': 'Execute',
-    'F': 'FunctionCall',
-    'H': 'Flush',
-    'P': 'Parse',
-    'Q': 'Query',
-    'S': 'Sync',
-    'X': 'Terminate',
-    'c': 'CopyDone',
-    'd': 'CopyData',
-    'f': 'CopyFail',
-    'p': 'Password',
+    "B": "Bind",
+    "C": "Close",
+    "D": "Describe",
+    "E": "Execute",
+    "F": "FunctionCall",
+    "H": "Flush",
+    "P": "Parse",
+    "Q": "Query",
+    "S": "Sync",
+    "X": "Terminate",
+    "c": "CopyDone",
+    "d": "CopyData",
+    "f": "CopyFail",
+    "p": "Password",
 }
 
 # What a frontend message is answered with; the others wait for ReadyForQuery.
-COMPLETES = {'1': 'P', '2': 'B', '3': 'C', 'T': 'D', 'n': 'D', 'C': 'E', 'I': 'E', 's': 'E'}
-ANSWERED_BY_READY = frozenset('QFS')
-ASKING = frozenset('QFSH')
-COPYING = frozenset('dcf')
+COMPLETES = {"1": "P", "2": "B", "3": "C", "T": "D", "n": "D", "C": "E", "I": "E", "s": "E"}
+ANSWERED_BY_READY = frozenset("QFS")
+ASKING = frozenset("QFSH")
+COPYING = frozenset("dcf")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Frames:
         self._pending += chunk
         start, available = 0, len(self._pending)
         while available - start >= 5:
-            (length,) = struct.unpack_from('!I', self._pending, start + 1)
+            (length,) = struct.unpack_from("!I", self._pending, start + 1)
             end = start + 1 + length
             if end > available:
                 break
@@ -148,24 +148,24 @@ class Conversation:
         here, as nobody could count what is encrypted.
         """
         self._opening += chunk
-        answer = b''
+        answer = b""
         while self.is_opening and len(self._opening) >= 8:
-            _, code = struct.unpack_from('!II', self._opening)
+            _, code = struct.unpack_from("!II", self._opening)
             if code not in ENCRYPTION_REQUESTS:
                 return self._begin(code), answer
             self.tally.messages[ENCRYPTION_REQUESTS[code]] += 1
             self.tally.bytes_sent += 8
             answer += ENCRYPTION_REFUSED
             del self._opening[:8]
-        return b'', answer
+        return b"", answer
 
     def _begin(self, code: int) -> bytes:
-        (length,) = struct.unpack_from('!I', self._opening)
+        (length,) = struct.unpack_from("!I", self._opening)
         if len(self._opening) < length:
-            return b''
+            return b""
         self.is_opening = False
         is_cancel = code == CANCEL_REQUEST
-        self.tally.messages['CancelRequest' if is_cancel else 'Startup'] += 1
+        self.tally.messages["CancelRequest" if is_cancel else "Startup"] += 1
         self.tally.connections += not is_cancel
         self.tally.bytes_sent += length
         packet = bytes(self._opening)
@@ -177,9 +177,9 @@ class Conversation:
         self.tally.bytes_sent += len(chunk)
         for kind, body in self._requests.feed(chunk):
             self.tally.messages[FRONTEND_NAMES.get(kind, kind)] += 1
-            if kind in 'QP':
+            if kind in "QP":
                 self.tally.queries.append(_sql(kind, body))
-            if self._is_ready and kind != 'X':
+            if self._is_ready and kind != "X":
                 self._request(kind)
 
     def _request(self, kind: str) -> None:
@@ -192,11 +192,11 @@ class Conversation:
 
     def _owe(self, kind: str) -> None:
         if not self._is_copying:
-            self._owed.extend(kind * (kind != 'H'))
+            self._owed.extend(kind * (kind != "H"))
             self._has_asked = kind in ASKING
         elif not self._owed:
             # One ReadyForQuery ends a COPY, whether a Sync follows its data or not.
-            self._owed.append('S')
+            self._owed.append("S")
 
     def note_answers(self, chunk: bytes) -> None:
         """Strike off what the server has answered."""
@@ -205,12 +205,12 @@ class Conversation:
             self._answer(kind)
 
     def _answer(self, kind: str) -> None:
-        if kind == 'Z':
+        if kind == "Z":
             self._settle(through_ready=True)
             self._is_ready, self._is_copying = True, False
-        elif kind == 'E':
+        elif kind == "E":
             self._settle(through_ready=False)
-        elif kind in 'GW':
+        elif kind in "GW":
             # CopyInResponse, CopyBothResponse: it is the client's turn, in the same command.
             self._owed.clear()
             self._is_copying = self._has_asked = True
@@ -226,7 +226,7 @@ class Conversation:
 
 def _sql(kind: str, body: bytes) -> str:
     # Parse: name of the statement, SQL, parameter types; Query: SQL alone.
-    return body.split(b'\0', 2)[1 if kind == 'P' else 0].decode(errors='replace')
+    return body.split(b"\0", 2)[1 if kind == "P" else 0].decode(errors="replace")
 
 
 class End:
@@ -247,7 +247,7 @@ class End:
         except BlockingIOError:
             return None
         except OSError:
-            return b''
+            return b""
 
     def send(self, data: bytes) -> None:
         """Write what the socket takes now and keep the rest."""
@@ -336,7 +336,7 @@ class Relay:
 
     def _serve(self, end: End, mask: int) -> None:
         if mask & selectors.EVENT_WRITE and end.link.is_open:
-            self._send(end, b'')
+            self._send(end, b"")
         if mask & selectors.EVENT_READ and end.link.is_open:
             self._pull(end)
 
@@ -442,16 +442,16 @@ class Relay:
 
     def _execute(self, command: str) -> object:
         match command:
-            case 'snapshot':
+            case "snapshot":
                 return vars(self.tally)
-            case 'reset':
+            case "reset":
                 self.tally.reset()
-            case 'kill':
+            case "kill":
                 self._kill()
-            case 'pause' | 'resume':
-                self._pause(is_paused=command == 'pause')
+            case "pause" | "resume":
+                self._pause(is_paused=command == "pause")
             case _:
-                return f'unknown command: {command}'
+                return f"unknown command: {command}"
         return None
 
     def _kill(self) -> None:
@@ -481,7 +481,7 @@ class WireProxy:
     def __enter__(self) -> Self:
         # Isolated: the directory of this file holds modules that must not shadow the library's.
         self._process = subprocess.Popen(
-            [sys.executable, '-I', '-S', __file__, *self._arguments],
+            [sys.executable, "-I", "-S", __file__, *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -508,41 +508,41 @@ class WireProxy:
         `postgresql+asyncpg://` URL through SQLAlchemy, or `host` and `port` as arguments.
         """
         url = urlsplit(dsn)
-        credentials, at_sign, _ = url.netloc.rpartition('@')
+        credentials, at_sign, _ = url.netloc.rpartition("@")
         options = dict(parse_qsl(url.query, keep_blank_values=True))
-        for name in ('host', 'hostaddr', 'port', 'ssl', 'sslmode', 'gssencmode'):
+        for name in ("host", "hostaddr", "port", "ssl", "sslmode", "gssencmode"):
             options.pop(name, None)
         options |= _unencrypted(url.scheme)
         return url._replace(
-            netloc=f'{credentials}{at_sign}{self.host}:{self.port}',
+            netloc=f"{credentials}{at_sign}{self.host}:{self.port}",
             query=urlencode(options, quote_via=quote),
         ).geturl()
 
     def snapshot(self) -> WireCount:
         """Return the counts since the start or the last reset."""
-        return WireCount(**self._ask('snapshot'))
+        return WireCount(**self._ask("snapshot"))
 
     def reset(self) -> None:
         """Begin to count from nothing; open connections stay open."""
-        self._ask('reset')
+        self._ask("reset")
 
     def kill_connections(self) -> None:
         """Sever every connection on both sides, dropping what is under way."""
-        self._ask('kill')
+        self._ask("kill")
 
     def pause(self) -> None:
         """Hold the server's answers back; requests still reach it."""
-        self._ask('pause')
+        self._ask("pause")
 
     def resume(self) -> None:
         """Let the answers through again."""
-        self._ask('resume')
+        self._ask("resume")
 
     def _ask(self, command: str) -> Any:
         with self._lock:
             if self._process is None or self._process.stdin is None:
-                raise RuntimeError('The proxy is not running: use it in a with statement.')
-            self._process.stdin.write(f'{command}\n'.encode())
+                raise RuntimeError("The proxy is not running: use it in a with statement.")
+            self._process.stdin.write(f"{command}\n".encode())
             self._process.stdin.flush()
             return self._receive()
 
@@ -551,14 +551,14 @@ class WireProxy:
         assert self._process.stdout is not None
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError('The process of the proxy has died; its last words are on stderr.')
+            raise RuntimeError("The process of the proxy has died; its last words are on stderr.")
         return json.loads(answer)
 
 
 def _unencrypted(scheme: str) -> dict[str, str]:
-    if scheme.endswith('+asyncpg'):
-        return {'ssl': 'disable'}
-    return {'sslmode': 'disable', 'gssencmode': 'disable'}
+    if scheme.endswith("+asyncpg"):
+        return {"ssl": "disable"}
+    return {"sslmode": "disable", "gssencmode": "disable"}
 
 
 def main() -> None:
@@ -571,5 +571,5 @@ def main() -> None:
     relay.close()
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

@@ -48,6 +48,10 @@ class SchemaState:
     #: Without transactions the path stays for the whole checkout: which, and is it certain.
     _lasting_prelude: Prelude | None = None
     _is_lasting_current: bool = True
+    #: The schema was changed inside a transaction, and what is due for that was not sent yet.
+    _has_changed_inside: bool = False
+    #: On servers that report no path: it may have been moved for the whole connection.
+    _is_suspect: bool = False
     _soiled: bool = False
     _is_spent: bool = False
     #: For whom the driver may have prepared statements.
@@ -63,9 +67,7 @@ class SchemaState:
         if prelude is not self.prelude:
             self.prelude = prelude
             self._prelude_due = True
-            if not self.is_idle:
-                # What this transaction leaves may be of either customer.
-                self._last_user = SOMEBODY
+            self._has_changed_inside = not self.is_idle
 
     @property
     def is_idle(self) -> bool:
@@ -118,7 +120,7 @@ class SchemaState:
             return _sql.DISCARD_ALL
         if self._lasting_prelude is not None or not self._is_lasting_current:
             return _sql.RESET_SEARCH_PATH
-        if self._reports_search_path and self._reported_search_path() != self._neutral_path:
+        if self._reports_search_path and self._is_moved_for_good():
             self._soiled = True
             return _sql.DISCARD_ALL
         return ""
@@ -131,6 +133,8 @@ class SchemaState:
         self._soiled = False
         self._lasting_prelude = None
         self._is_lasting_current = True
+        self._has_changed_inside = False
+        self._is_suspect = False
         self.prelude = None
         self._prelude_due = True
 
@@ -141,21 +145,22 @@ class SchemaState:
         if self.prelude is not None:
             statements.extend(self.prelude.opening)
         admission = self._admission()
-        if self._lasting_prelude is not None:
+        if self._lasting_prelude is not None or self._is_moved_for_good():
             admission.append(_sql.RESET_SEARCH_PATH)
         if admission:
             statements = [_sql.BEGIN, *admission, _sql.COMMIT, *statements]
         self._prelude_due = False
+        self._is_suspect = False
         return statements
 
     def _lasting_opening(self) -> Sequence[str]:
-        if not self._is_lasting_due():
-            return ()
-        lasting = self.prelude.lasting if self.prelude else _sql.RESET_SEARCH_PATH
-        self._lasting_prelude = self.prelude
-        self._is_lasting_current = True
-        self._prelude_due = False
-        return [*self._admission(), lasting]
+        statements = self._admission()
+        if self._is_lasting_due():
+            statements.append(self.prelude.lasting if self.prelude else _sql.RESET_SEARCH_PATH)
+            self._lasting_prelude = self.prelude
+            self._is_lasting_current = True
+            self._prelude_due = False
+        return statements
 
     def _is_lasting_due(self) -> bool:
         if self._lasting_prelude is not self.prelude or not self._is_lasting_current:
@@ -170,21 +175,34 @@ class SchemaState:
         statements = [] if self._last_user is NOBODY else list(_sql.CLEANSE)
         if self.prelude is not None:
             statements.extend(self.prelude.admission)
-            if self._planned_for not in (NOBODY, user):
-                self.forget_plans()
-            self._planned_for = user
+            self._plan_for(self.prelude.schema)
         self._last_user = user
         return statements
 
     def _correction(self) -> Sequence[str]:
         prelude = self.prelude
-        due: Sequence[str]
-        if prelude is None:
-            due = (_sql.RESET_LOCAL_SEARCH_PATH,) if self._prelude_due else ()
-        else:
-            due = prelude.opening if self._prelude_due or self._has_moved(prelude) else ()
+        if not self._prelude_due and (prelude is None or not self._has_moved(prelude)):
+            return ()
         self._prelude_due = False
-        return due
+        statements: list[str] = []
+        if self._has_changed_inside:
+            # What this transaction leaves behind may be of either customer.
+            self._has_changed_inside = False
+            self._last_user = SOMEBODY
+            statements.extend(_sql.CLEANSE)
+            if prelude is not None:
+                statements.extend(prelude.admission)
+                self._plan_for(prelude.schema)
+        # First what holds for the connection, which a COMMIT in a text would bring forth.
+        statements.append(_sql.RESET_SEARCH_PATH)
+        statements.extend(prelude.opening if prelude else ())
+        return statements
+
+    def _is_moved_for_good(self) -> bool:
+        """Tell whether the path outside of transactions is not what it was at first."""
+        if self._reports_search_path:
+            return self._reported_search_path() != self._neutral_path
+        return self._is_suspect
 
     def _has_moved(self, prelude: Prelude) -> bool:
         if not self._reports_search_path:
@@ -207,8 +225,14 @@ class SchemaState:
             self._soiled = True
         if effects & Effects.LISTENS:
             self._is_spent = True
-        if self.prelude is not None and not self._reports_search_path:
-            self._prelude_due = self._prelude_due or Effects.MOVES_PATH in effects
+        if Effects.MOVES_PATH in effects and self.prelude and not self._reports_search_path:
+            self._prelude_due = True
+            self._is_suspect = True
+
+    def _plan_for(self, schema: str) -> None:
+        if self._planned_for not in (NOBODY, schema):
+            self.forget_plans()
+        self._planned_for = schema
 
     def forget_plans(self) -> None:
         """Have the driver use no prepared statement of another customer."""

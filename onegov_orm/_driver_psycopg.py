@@ -206,7 +206,7 @@ class SchemaConnection(TwoPhase, SchemaState, psycopg.Connection[Any]):
         try:
             with super().pipeline():
                 for statement in statements:
-                    psycopg.Cursor(self).execute(statement.encode())
+                    psycopg.Cursor(self).execute(statement.encode(), prepare=False)
                 yield
         except BaseException:
             self.has_failed()
@@ -216,7 +216,7 @@ class SchemaConnection(TwoPhase, SchemaState, psycopg.Connection[Any]):
         """Execute SQL as it is and return the server's status message."""
         cursor = psycopg.Cursor(self)
         try:
-            cursor.execute(sql.encode())
+            cursor.execute(sql.encode(), prepare=False)
         except BaseException:
             self.has_failed()
             raise

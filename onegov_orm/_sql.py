@@ -16,7 +16,6 @@ COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 DISCARD_ALL: Final = "DISCARD ALL"
 RESET_SEARCH_PATH: Final = "RESET search_path"
-RESET_LOCAL_SEARCH_PATH: Final = "SET LOCAL search_path TO DEFAULT"
 
 #: Ends what one customer can leave on a connection in secret, by a function or a trigger:
 #: ``lastval()``, temporary tables, notifications, open cursors and session locks.

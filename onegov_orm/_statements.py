@@ -34,7 +34,9 @@ _FLAGS = re.IGNORECASE | re.DOTALL
 _MOVES_PATH = re.compile(
     r"search_path|set_config|pg_settings|\breset\b|\bdiscard\b"
     rf"|{_OPENING}set\s+(?!constraints\b|transaction\b)"
-    rf"|{_OPENING}(?:rollback|commit|begin|end|abort|start)\b",
+    # SQLAlchemy's own savepoints are messages of their own, with the path as it has to be.
+    rf"|{_OPENING}rollback\b(?!\s+to\s+savepoint\s+sa_savepoint_\d+\s*$)"
+    rf"|{_OPENING}(?:commit|begin|end|abort|start)\b",
     _FLAGS,
 )
 _OUTLIVES = re.compile(

@@ -49,8 +49,11 @@ COUNT_CURSORS = "SELECT count(*) FROM pg_cursors WHERE is_holdable"
         ("SET statement_timeout = '77s'", "SHOW statement_timeout", "0"),
         ("SET SESSION work_mem = '1234kB'", "SHOW work_mem", "4MB"),
         ("SELECT set_config('app.user', 'ada', false)", "SELECT current_setting('app.user')", ""),
-        ("PREPARE mine AS SELECT 1", "SELECT count(*) FROM pg_prepared_statements "
-         "WHERE name = 'mine'", 0),
+        (
+            "PREPARE mine AS SELECT 1",
+            "SELECT count(*) FROM pg_prepared_statements WHERE name = 'mine'",
+            0,
+        ),
     ],
 )
 def test_traces_are_removed(mgr, statement, question, clean):

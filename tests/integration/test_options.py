@@ -126,7 +126,7 @@ WEAKENING = [
 ]
 
 
-@pytest.mark.parametrize("config", WEAKENING, ids=lambda config: str(list(config.values())))
+@pytest.mark.parametrize("config", WEAKENING, ids=lambda config: "-".join(config))
 @pytest.mark.parametrize("position", [0, 2], ids=["engine_config", "pool_config"])
 def test_the_engine_and_its_pool_stay_the_managers(config, position):
     configs = [None, None, None]
@@ -144,7 +144,7 @@ def test_the_engine_and_its_pool_stay_the_managers(config, position):
         {"execution_options": {"schema_translate_map": {None: "b"}}},
         {"execution_options": {"isolation_level": "READ COMMITTED"}},
     ],
-    ids=lambda config: str(list(config.values())),
+    ids=lambda config: "-".join(config),
 )
 def test_the_sessions_stay_the_managers(config):
     with pytest.raises(ConfigurationError):

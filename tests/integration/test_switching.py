@@ -155,7 +155,7 @@ def test_a_moved_path_is_set_again(mgr, move):
 
 def test_a_function_that_moves_the_path_is_seen_by_new_servers(newest, driver, new_manager):
     name = newest.create()
-    mgr = new_manager(newest.server.dsn(name, driver=driver.partition('-')[0], tcp=False), Base)
+    mgr = new_manager(newest.server.dsn(name, driver=driver.partition("-")[0], tcp=False), Base)
     move = "CREATE FUNCTION move() RETURNS text LANGUAGE sql AS "
     body = "$$ SELECT set_config('search_path', 'towns-basel', false) $$"
     with mgr.schema(BASEL) as session:
@@ -170,7 +170,9 @@ def test_a_function_that_moves_the_path_is_seen_by_new_servers(newest, driver, n
 
 def test_a_moved_path_is_an_error_if_strict(newest, driver, new_manager):
     name = newest.create()
-    mgr = new_manager(newest.server.dsn(name, driver=driver.partition('-')[0], tcp=False), Base, strict=True)
+    mgr = new_manager(
+        newest.server.dsn(name, driver=driver.partition("-")[0], tcp=False), Base, strict=True
+    )
     with pytest.raises(SearchPathMoved), mgr.schema(BERN) as session:
         session.execute(text("SET search_path TO public"))
         session.execute(text("SELECT 1"))
@@ -417,7 +419,7 @@ def test_a_path_moved_for_the_connection_is_noticed_on_return(newest, driver, ne
     [
         "SELECT '--'; SET LOCAL SCHEMA 'towns-basel'",
         "SELECT '/*'; /* */ SET search_path TO 'towns-basel'",
-        'SET LOCAL U&"search\\005fpath" TO \'towns-basel\'',
+        "SET LOCAL U&\"search\\005fpath\" TO 'towns-basel'",
         "UPDATE pg_settings SET setting = 'towns-basel' WHERE name = 'search_path'",
     ],
 )

@@ -61,7 +61,7 @@ def path_outlives_its_transaction(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SchemaState, "cleaning", lambda state: "")
 
 
-@breakage(ForeignRow, WrongPath, StateTravelled)
+@breakage(ForeignRow, WrongPath, StateTravelled, UnexpectedError)
 def path_is_set_once_per_connection(patch: pytest.MonkeyPatch) -> None:
     known: set[int] = set()
 
@@ -100,7 +100,7 @@ def moved_path_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SchemaState, "_correction", lambda state: "")
 
 
-@breakage(ForeignRow)
+@breakage(ForeignRow, UnexpectedError)
 def objects_know_no_schema(patch: pytest.MonkeyPatch) -> None:
     for module in (_identity, _session):
         for name in ("refuse_foreign", "refuse_foreign_graph"):

@@ -303,12 +303,12 @@ def end_transaction_in_text(worker: Worker) -> None:
     """What comes after the end, in the same text, finds no table of any customer's."""
     if worker.chance(0.7):
         check_session(worker)
+    worker.close_unread()
     end = worker.one_of(("ROLLBACK", "COMMIT", "END", "ABORT", "ROLLBACK AND CHAIN"))
     with worker.finds_no_table():
         execute(worker.session, f"{end}; {insert_sql(worker.schema)}")
     if end.endswith("CHAIN"):
         worker.rollback()
-    worker.unread.clear()
     check_session(worker)
 
 
@@ -316,19 +316,16 @@ def end_transaction_in_text(worker: Worker) -> None:
 def begin_again_in_text(worker: Worker) -> None:
     if worker.chance(0.5):
         check_session(worker)
-    execute(
-        worker.session,
-        worker.one_of(
-            ("ROLLBACK", "COMMIT", "COMMIT; BEGIN", "COMMIT AND CHAIN", "ROLLBACK; BEGIN")
-        ),
-    )
-    worker.unread.clear()
+    worker.close_unread()
+    ends = ("ROLLBACK", "COMMIT", "COMMIT; BEGIN", "COMMIT AND CHAIN", "ROLLBACK; BEGIN")
+    execute(worker.session, worker.note(worker.one_of(ends)))
     expect_moved(worker)
     check_session(worker)
 
 
 @operation(1)
 def lose_savepoint_in_text(worker: Worker) -> None:
+    worker.close_unread()
     with worker.fails(UNDEFINED_SAVEPOINT, NO_TRANSACTION), worker.session.begin_nested():
         execute(worker.session, "ROLLBACK")
         check_session(worker)
@@ -398,7 +395,7 @@ def expect_moved(worker: Worker) -> None:
 def move_path_by_text(worker: Worker) -> None:
     if worker.chance(0.5):
         check_session(worker)
-    worker.unread.clear()
+    worker.close_unread()
     execute(worker.session, some_move(worker, worker.victim))
     expect_moved(worker)
     check_session(worker)
@@ -406,7 +403,7 @@ def move_path_by_text(worker: Worker) -> None:
 
 @operation(2)
 def move_path_by_driver(worker: Worker) -> None:
-    worker.unread.clear()
+    worker.close_unread()
     driver_cursor(worker).execute(some_move(worker, worker.victim))
     expect_moved(worker)
     check_session(worker)

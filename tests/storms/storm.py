@@ -177,7 +177,7 @@ class Worker:
 
     def commit(self) -> None:
         """Commit, in the way of this weather."""
-        self._close_unread()
+        self.close_unread()
         if self.storm.weather.mode != "plain":
             transaction.commit()
             return
@@ -186,7 +186,7 @@ class Worker:
 
     def rollback(self) -> None:
         """Roll back, in the way of this weather."""
-        self._close_unread()
+        self.close_unread()
         if self.storm.weather.mode != "plain":
             transaction.abort()
             return
@@ -266,7 +266,8 @@ class Worker:
         with self.may_fail("42P01"):
             yield
 
-    def _close_unread(self) -> None:
+    def close_unread(self) -> None:
+        """Close the results that were not read to their end."""
         for _schema, result in self.unread:
             with suppress(exc.SQLAlchemyError):
                 result.close()

@@ -34,9 +34,7 @@ def no_warnings_logged() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("weather", WEATHERS, ids=lambda weather: weather.name)
-def test_no_row_is_foreign(
-    weather: Weather, dsn: str, outside: Callable[[str], Execute]
-) -> None:
+def test_no_row_is_foreign(weather: Weather, dsn: str, outside: Callable[[str], Execute]) -> None:
     seed = int(os.environ.get("ONEGOV_ORM_STORM_SEED") or random.randrange(2**32))
     storm = Storm(weather, dsn, Watch(outside(dsn)), seed, OPERATIONS)
     try:

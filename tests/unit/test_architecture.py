@@ -24,7 +24,8 @@ LAYERS = (
      "_statements", "_fork"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
     {"_connection", "_two_phase", "_driver_psycopg2", "_driver_psycopg", "_pool", "_search_path",
-     "_changes", "_bulk", "_identity", "_session", "_units", "transactions", "_attempts"},
+     "_changes", "_bulk", "_identity", "_session", "_units", "_joining", "_attempts",
+     "transactions"},
     # decisions that the managers share
     {"_ddl", "provisioning", "_stamp", "_engine", "_manager"},
     # the managers

@@ -95,7 +95,7 @@ def test_a_suspicious_statement_makes_the_prelude_due_again(state):
     state.preamble("SELECT 1")
     state.status = IN_TRANSACTION
     assert state.preamble("SET search_path TO x") == ""
-    assert state.preamble("SELECT 1") == f"{BERN.local};\n"
+    assert state.preamble("SELECT 1") == f"RESET search_path; {BERN.local};\n"
     assert state.preamble("SELECT 1") == ""
 
 
@@ -103,7 +103,16 @@ def test_another_schema_in_mid_transaction_is_due(state):
     state.preamble("SELECT 1")
     state.status = IN_TRANSACTION
     state.bind(BASEL)
-    assert state.preamble("SELECT 1") == f"{BASEL.local};\n"
+    assert state.preamble("SELECT 1").endswith(f"{BASEL.local};\n")
+
+
+def test_another_schema_in_mid_transaction_meets_no_temporary_tables(state):
+    state.preamble("SELECT 1")
+    state.status = IN_TRANSACTION
+    state.bind(BASEL)
+    assert "DISCARD TEMP" in state.preamble("SELECT 1")
+    state.status = IDLE
+    assert "DISCARD TEMP" in state.preamble("SELECT 1")
 
 
 def test_a_reported_path_is_believed(reporting):
@@ -113,7 +122,7 @@ def test_a_reported_path_is_believed(reporting):
 
 def test_a_moved_path_is_set_again_with_a_warning(reporting, caplog):
     reporting.path = "public"
-    assert reporting.preamble("SELECT 1") == f"{BERN.local};\n"
+    assert reporting.preamble("SELECT 1") == f"RESET search_path; {BERN.local};\n"
     assert "moved to public" in caplog.text
     assert caplog.records[0].schema == "towns-bern"
 

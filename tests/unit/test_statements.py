@@ -18,6 +18,7 @@ from onegov_orm._statements import Effects, effects_of
         "SET CONSTRAINTS ALL DEFERRED",
         "SELECT 'the start of a commitment'",
         "SAVEPOINT a",
+        "ROLLBACK TO SAVEPOINT sa_savepoint_12",
         "SELECT starting FROM events",
     ],
 )
@@ -41,6 +42,9 @@ def test_ordinary_statements_leave_no_traces(statement):
         "ROLLBACK TO SAVEPOINT a",
         "DO $$ BEGIN PERFORM set_config('search_path', 'x', false); END $$",
         "-- hello\nSET search_path TO x",
+        "SELECT '--'; SET search_path TO x",
+        "ROLLBACK TO SAVEPOINT sa_savepoint_1; SELECT 1",
+        "UPDATE pg_settings SET setting = 'x'",
     ],
 )
 def test_moves_of_the_path_are_seen(statement):

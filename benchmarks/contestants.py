@@ -133,7 +133,7 @@ def field(url: str, schemas: Sequence[str]) -> list[Contestant]:
         *_ours(url),
     ]
     if len(schemas) > 1:
-        contestants += [_engines(url, schemas), _engines_joined(url, schemas)]
+        contestants += _engines(url, schemas)
     return contestants
 
 
@@ -160,23 +160,19 @@ def _bare_joined(url: str, schema: str) -> Contestant:
     return Joined(BARE + JOINED, lambda _schema: factory(), engine.dispose, baseline=BARE)
 
 
-def _engines(url: str, schemas: Sequence[str]) -> Contestant:
+def _engines(url: str, schemas: Sequence[str]) -> list[Contestant]:
+    # The two share their engines, as all connections together have to fit into the server.
     engines = _engine_of_each(url, schemas)
-    factory = sessionmaker()
-    return Plain(ENGINES, lambda schema: factory(bind=engines[schema]), _disposer(engines))
-
-
-def _engines_joined(url: str, schemas: Sequence[str]) -> Contestant:
-    engines = _engine_of_each(url, schemas)
-    factory = sessionmaker()
-    zope.sqlalchemy.register(factory)
-    return Joined(
-        ENGINES + JOINED, lambda schema: factory(bind=engines[schema]), _disposer(engines)
-    )
+    dispose = _disposer(engines)
+    plain, joined = sessionmaker(), sessionmaker()
+    zope.sqlalchemy.register(joined)
+    return [
+        Plain(ENGINES, lambda schema: plain(bind=engines[schema]), dispose),
+        Joined(ENGINES + JOINED, lambda schema: joined(bind=engines[schema]), dispose),
+    ]
 
 
 def _engine_of_each(url: str, schemas: Sequence[str]) -> dict[str, Engine]:
-    # One connection each: all of them together have to fit into the server.
     return {schema: fixed_engine(url, schema, pool_size=1, max_overflow=0) for schema in schemas}
 
 

@@ -5,14 +5,15 @@ A storm that does not notice them would prove nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
 
-from onegov_orm import _connection, _identity, _prelude, _session, _sql, context
-from onegov_orm._connection import IDLE, SchemaState
+from onegov_orm import _identity, _prelude, _session, _sql, context
+from onegov_orm._connection import SchemaState
 from tests.storms.customers import ForeignRow, StateTravelled, StormFailure, UnexpectedError, WrongPath
 from tests.storms.storm import WEATHERS, Weather
 
@@ -26,6 +27,15 @@ class Breakage:
     run: Break
     noticed_as: tuple[type[StormFailure], ...]
     needs_threads: bool
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """Have managers make the mistake inside the block."""
+        with pytest.MonkeyPatch.context() as patch:
+            _prelude.prelude_of.cache_clear()
+            self.run(patch)
+            yield
+        _prelude.prelude_of.cache_clear()
 
     @property
     def name(self) -> str:
@@ -65,14 +75,14 @@ def path_outlives_its_transaction(patch: pytest.MonkeyPatch) -> None:
 def path_is_set_once_per_connection(patch: pytest.MonkeyPatch) -> None:
     known: set[int] = set()
 
-    def opening(state: Any) -> str:
+    def opening(state: Any) -> Sequence[str]:
         if state.prelude is None or id(state) in known:
-            return "BEGIN;\n"
+            return ["BEGIN"]
         known.add(id(state))
-        return f"BEGIN; {_sql.set_search_path(state.prelude.search_path)};\n"
+        return ["BEGIN", _sql.set_search_path(state.prelude.search_path)]
 
     patch.setattr(SchemaState, "_opening", opening)
-    patch.setattr(SchemaState, "_correction", lambda state: "")
+    patch.setattr(SchemaState, "_correction", lambda state: ())
     patch.setattr(SchemaState, "cleaning", lambda state: "")
 
 
@@ -97,7 +107,7 @@ def current_schema_is_global(patch: pytest.MonkeyPatch) -> None:
 
 @breakage(ForeignRow, WrongPath)
 def moved_path_is_not_noticed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SchemaState, "_correction", lambda state: "")
+    patch.setattr(SchemaState, "_correction", lambda state: ())
 
 
 @breakage(ForeignRow, UnexpectedError)
@@ -113,21 +123,21 @@ def transactions_are_counted_by_client(patch: pytest.MonkeyPatch) -> None:
 
     The neutral path then keeps statements from finding any table at all.
     """
-    preamble, was_cleaned = SchemaState.preamble, SchemaState.was_cleaned
+    due, was_cleaned = SchemaState.due, SchemaState.was_cleaned
     began: set[int] = set()
 
-    def counting_preamble(state: SchemaState, statement: str) -> str:
-        if id(state) in began and state._transaction_status() == IDLE:
-            return ""
+    def counting_due(state: SchemaState, statement: str) -> Sequence[str]:
+        if id(state) in began and state.is_idle:
+            return ()
         began.add(id(state))
-        return preamble(state, statement)
+        return due(state, statement)
 
     def counting_was_cleaned(state: SchemaState) -> None:
         began.discard(id(state))
         was_cleaned(state)
 
-    patch.setattr(_connection.SchemaState, "preamble", counting_preamble)
-    patch.setattr(_connection.SchemaState, "was_cleaned", counting_was_cleaned)
+    patch.setattr(SchemaState, "due", counting_due)
+    patch.setattr(SchemaState, "was_cleaned", counting_was_cleaned)
 
 
 @breakage(WrongPath, StateTravelled)

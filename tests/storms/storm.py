@@ -6,6 +6,7 @@ does the same again; with several threads the server and the scheduler have a sa
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import threading
@@ -342,6 +343,7 @@ class Storm:
             transaction.abort()
         self.manager.dispose()
         self.watch.finish()
+        gc.collect()
 
     def summary(self) -> str:
         """Return what was done, for whoever reads the output."""

@@ -16,7 +16,8 @@ from tests.storms.customers import Execute, Watch
 from tests.storms.operations import OPERATIONS
 from tests.storms.storm import Storm
 
-pytestmark = pytest.mark.storm
+#: A storm that fails leaves cursors open.
+pytestmark = [pytest.mark.storm, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 #: A mistake that takes longer to be noticed is not noticed well enough.
 LIMIT = 2000
@@ -28,7 +29,6 @@ def test_storm_notices(
     dsn: str,
     driver: str,
     outside: Callable[[str], Execute],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     watch = Watch(outside(dsn))
     combination = DRIVERS.index(driver) + 2 * watch.is_newest
@@ -37,8 +37,7 @@ def test_storm_notices(
     storm = Storm(weather, dsn, watch, 1, OPERATIONS)
     try:
         storm.begin()
-        with monkeypatch.context() as patch, pytest.raises(breakage.noticed_as):
-            breakage.run(patch)
+        with breakage.made(), pytest.raises(breakage.noticed_as):
             storm.run(LIMIT)
     finally:
         storm.close()

@@ -35,6 +35,8 @@ workers = st.sampled_from((0, 1))
 def machine_of(storm: Storm) -> type[RuleBasedStateMachine]:
     """Return a machine that works on the storm's manager."""
     operations = [found.name for found in OPERATIONS if found.is_possible(storm)]
+    for random_victim in ("kill_some_backend", "kill_idle_backend"):
+        operations.remove(random_victim)
 
     class Machine(RuleBasedStateMachine):
         def __init__(self) -> None:

@@ -29,7 +29,7 @@ RESULTS: Final = Path(__file__).parent / "results"
 DRIVERS: Final = ("psycopg2", "psycopg")
 PARTS: Final = ("requests", "provisioning", "memory", "imports")
 #: How wide tables are in a file.
-_WIDTH: Final = 110
+_WIDTH: Final = 120
 
 _PACKAGES: Final = ("SQLAlchemy", "psycopg2-binary", "psycopg2", "psycopg")
 
@@ -47,7 +47,7 @@ class Scale:
 
 
 FULL: Final = Scale(Amount(60, 40), Amount(20, 15), 50, 20, 10_000, 15)
-QUICK: Final = Scale(Amount(6, 20), Amount(3, 6), 50, 3, 500, 3)
+QUICK: Final = Scale(Amount(5, 15), Amount(3, 5), 50, 3, 300, 3)
 TINY: Final = Scale(Amount(2, 2), Amount(2, 1), 3, 1, 20, 1)
 
 
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         description="Measure onegov_orm against bare SQLAlchemy and other ways to switch schemas.",
         epilog="Without a dsn, an embedded server is started. Figures are medians, with the "
         "quartiles in brackets; ratios are taken between batches that ran side by side, those of "
-        "contestants with zope to bare SQLAlchemy with zope.",
+        "contestants with zope to bare SQLAlchemy with zope; engines are those with one per schema.",
     )
     add = found.add_argument
     add("--dsn", help="a server over TCP, on which a new database may be created")

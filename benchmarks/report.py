@@ -95,7 +95,7 @@ def _requests_grid(result: Result) -> Grid:
     header = ["contestant", "round trips", "ms", "of it CPU", "ratio to bare"]
     return Grid(
         result.title,
-        header + ["to an engine per schema"] * has_engines,
+        header + ["to engines"] * has_engines,
         [_request_cells(row) + [str(row.to_engines or "")] * has_engines for row in result.rows],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event, inspect
@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 _MOST_FLUSHES: Final = 100
 
 
+#: The attribute of a session that has its log.
+_LOG: Final = "_onegov_orm_log"
+
+
 class Announcer:
     """Sends the change signals of one manager, and keeps the log of each transaction."""
 
     def __init__(self, signals: Signals, current: Current) -> None:
         self.signals = signals
         self.current = current
-        self._logs: weakref.WeakKeyDictionary[Session, ChangeLog] = weakref.WeakKeyDictionary()
+        #: Called when something is written into a session's empty log.
+        self.on_first_change: Callable[[Session], None] = lambda _session: None
 
     def is_heard(self, session: Session, *kinds: Kind) -> bool:
         """Tell whether anybody listens to these kinds of changes, or to commits."""
+        if not self.signals.hears_changes:
+            return False
         schema = session.info.get("schema")
         if schema is None or self.current.is_silent.get():
             return False
@@ -39,9 +46,10 @@ class Announcer:
 
     def log_of(self, session: Session) -> ChangeLog:
         """Return the log of the session's open transaction."""
-        log = self._logs.get(session)
+        log: ChangeLog | None = session.__dict__.get(_LOG)
         if log is None:
-            log = self._logs[session] = ChangeLog()
+            log = session.__dict__[_LOG] = ChangeLog()
+            self.on_first_change(session)
         return log
 
     def begin_savepoint(self, session: Session, savepoint: SessionTransaction) -> None:
@@ -50,13 +58,13 @@ class Announcer:
 
     def roll_back_savepoint(self, session: Session, savepoint: SessionTransaction) -> None:
         """Forget what the session did since the savepoint began."""
-        log = self._logs.get(session)
+        log = session.__dict__.get(_LOG)
         if log is not None:
             log.roll_back_savepoint(savepoint)
 
     def take_changes(self, session: Session) -> ChangeSet:
         """Return the net changes of the session's transaction, and start anew."""
-        log = self._logs.pop(session, None)
+        log = session.__dict__.pop(_LOG, None)
         return ChangeSet() if log is None else log.net()
 
     def record(self, session: Session, changes: Iterable[Change]) -> None:

@@ -94,9 +94,9 @@ class SchemaState:
             due = self._correction()
         elif status != IDLE:
             self.has_failed()
-        elif not effects & Effects.OUTSIDE_TRANSACTION:
+        elif effects is Effects.NONE or not effects & Effects.OUTSIDE_TRANSACTION:
             due = self._opening()
-        if effects:
+        if effects is not Effects.NONE:
             self._expect(effects)
         return due
 

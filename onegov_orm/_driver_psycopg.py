@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql as psycopg_sql
@@ -19,6 +19,8 @@ from psycopg.rows import RowFactory, tuple_row
 
 from onegov_orm._connection import IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
 from onegov_orm._two_phase import TwoPhase
+
+_SUCCESSES: Final = (psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK)
 
 
 class SchemaCursor(psycopg.Cursor[Any]):
@@ -213,14 +215,19 @@ class SchemaConnection(TwoPhase, SchemaState, psycopg.Connection[Any]):
             raise
 
     def send(self, sql: str) -> str:
-        """Execute SQL as it is and return the server's status message."""
-        cursor = psycopg.Cursor(self)
-        try:
-            cursor.execute(sql.encode(), prepare=False)
-        except BaseException:
+        """Execute SQL as it is and return the server's status message.
+
+        A cursor of psycopg's would prepare for parameters and rows that there are none of; in
+        a pipeline it is needed all the same.
+        """
+        if self.pgconn.pipeline_status:
+            psycopg.Cursor(self).execute(sql.encode(), prepare=False)
+            return ""
+        result = self.pgconn.exec_(sql.encode())
+        if result.status not in _SUCCESSES:
             self.has_failed()
-            raise
-        return cursor.statusmessage or ""
+            raise psycopg.errors.error_from_result(result, encoding=self.info.encoding)
+        return (result.command_status or b"").decode()
 
     def clean(self) -> None:
         """Make the connection fit for the next customer; an open transaction ends."""

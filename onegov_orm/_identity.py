@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event, inspect
+from sqlalchemy.orm.attributes import instance_state
 
 from onegov_orm.errors import CrossSchemaError
 
@@ -36,15 +37,15 @@ class IdentityEvents:
 
     def before_attach(self, session: Session, instance: Any) -> None:
         """Refuse the object of another schema."""
-        refuse_foreign(session, inspect(instance))
+        refuse_foreign(session, instance_state(instance))
 
     def detached(self, session: Session, instance: Any) -> None:
         """Write the schema on an object that leaves its session."""
-        stamp(inspect(instance), session.info.get("schema"))
+        stamp(instance_state(instance), session.info.get("schema"))
 
     def pickle(self, instance: Any, state: dict[str, Any]) -> None:
         """Take the schema along of an object that is still in its session."""
-        owner = owner_of(inspect(instance))
+        owner = owner_of(instance_state(instance))
         if owner is not None:
             state["info"] = {**state.get("info", {}), _KEY: owner}
 

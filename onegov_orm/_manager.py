@@ -33,6 +33,7 @@ from onegov_orm.names import (
     SHARED_SCHEMA,
     SchemaName,
     broken_rule,
+    parsed,
 )
 from onegov_orm.provisioning import Provisioner
 from onegov_orm.signals import Signals
@@ -109,7 +110,7 @@ class BaseSessionManager:
         self._pool_events = PoolEvents(self._holders)
         self._engine_listeners = (
             ConnectEvents(extensions_schema, strict, pipeline),
-            SearchPathEvents(extensions_schema),
+            SearchPathEvents(extensions_schema, self._holders),
             self._pool_events,
         )
         self._identity = IdentityEvents()
@@ -238,6 +239,8 @@ class BaseSessionManager:
 
     def parse_schema(self, schema: object) -> SchemaName:
         """Return the name of a customer's schema; raises `InvalidSchemaName`."""
+        if type(schema) is str:
+            return parsed(schema, self.reserved)
         return SchemaName(schema, self.reserved)
 
     def is_valid_schema(self, schema: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -12,50 +13,65 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
 from onegov_orm._connection import SchemaState
-from onegov_orm.context import current_owner
+from onegov_orm.context import current_task, owner_name
 from onegov_orm.errors import PoolExhausted
 from onegov_orm.typing import Holder
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.engine import Engine
     from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
     from sqlalchemy.pool.base import PoolResetState
 
 
-class Holders:
-    """Who holds which connection of one engine."""
+class _Out:
+    """A connection that is out of the pool: who has it is put into words when asked for."""
+
+    __slots__ = ("schema", "since", "task_name", "thread")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holders: dict[int, Holder] = {}
+        self.schema: str | None = None
+        self.thread = threading.current_thread()
+        # A reference would keep the task, and with it the sessions that go away with it.
+        task = current_task()
+        self.task_name = None if task is None else task.get_name()
+        self.since = time.monotonic()
+
+    def holder(self) -> Holder:
+        """Return what people read."""
+        return Holder(self.schema, owner_name(self.thread, self.task_name), self.since)
+
+
+class Holders:
+    """Who holds which connection of one engine.
+
+    Each entry is written by the one who has the connection, in single steps that need no lock.
+    """
+
+    def __init__(self) -> None:
+        self._out: dict[int, _Out] = {}
 
     def add(self, record: object) -> None:
         """Note that the current thread or task took the connection."""
-        holder = Holder(None, current_owner())
-        with self._lock:
-            self._holders[id(record)] = holder
+        self._out[id(record)] = _Out()
 
     def name_schema(self, record: object, schema: str | None) -> None:
         """Note which schema the connection is used for."""
-        with self._lock:
-            holder = self._holders.get(id(record))
-            if holder is not None and holder.schema != schema:
-                self._holders[id(record)] = Holder(schema, holder.owner, holder.since)
+        out = self._out.get(id(record))
+        if out is not None:
+            out.schema = schema
 
     def remove(self, record: object) -> None:
         """Note that the connection was given back."""
-        with self._lock:
-            self._holders.pop(id(record), None)
+        self._out.pop(id(record), None)
 
     def list(self) -> list[Holder]:
         """Return the holders, the longest first."""
-        with self._lock:
-            return sorted(self._holders.values(), key=lambda holder: holder.since)
+        found = [out.holder() for out in list(self._out.values())]
+        return sorted(found, key=lambda holder: holder.since)
 
     def clear(self) -> None:
         """Forget all holders, in a forked child."""
-        self._lock = threading.Lock()
-        self._holders = {}
+        self._out = {}
 
 
 class HolderNamingPool:
@@ -90,7 +106,6 @@ class PoolEvents:
         """Listen to the engine and its pools, those of later `dispose` calls included."""
         for name in ("connect", "checkout", "reset", "checkin", "detach"):
             event.listen(engine, name, getattr(self, name))
-        event.listen(engine, "engine_connect", self.engine_connect)
 
     def connect(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
         """Remember the connection."""
@@ -106,12 +121,6 @@ class PoolEvents:
         if isinstance(connection, SchemaState) and not connection.is_idle:
             raise DisconnectionError("somebody used the connection while it was in the pool")
         self.holders.add(record)
-
-    def engine_connect(self, connection: Connection) -> None:
-        """Note which schema a connection is taken for."""
-        schema = connection.get_execution_options().get("schema")
-        if schema is not None:
-            self.holders.name_schema(connection.connection._connection_record, schema)
 
     def reset(
         self, dbapi_connection: Any, record: ConnectionPoolEntry, state: PoolResetState

@@ -7,41 +7,69 @@ the driver's connection, and `SchemaState` decides what has to be sent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import event
+from sqlalchemy.engine import Connection
 
 from onegov_orm._connection import SchemaState
 from onegov_orm._pool import driver_connection
 from onegov_orm._prelude import Prelude, prelude_of
 from onegov_orm.errors import ConfigurationError
-from onegov_orm.names import EXTENSIONS_SCHEMA, SchemaName
+from onegov_orm.names import SchemaName
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.engine import Engine, RootTransaction, TwoPhaseTransaction
+
+    from onegov_orm._pool import Holders
+
+
+class SchemaAwareConnection(Connection):
+    """SQLAlchemy's connection, whose transactions begin with the prelude of its schema.
+
+    Events of the engine would do the same at twice the price: an engine that has a single
+    listener makes each connection build its own dispatcher, and each statement ask it six
+    times.
+    """
+
+    events: ClassVar[SearchPathEvents]
+
+    def begin(self) -> RootTransaction:
+        """Begin a transaction in the schema."""
+        transaction = super().begin()
+        self.events.begin(self)
+        return transaction
+
+    def begin_twophase(self, xid: Any = None) -> TwoPhaseTransaction:
+        """Begin a two-phase transaction in the schema."""
+        transaction = super().begin_twophase(xid)
+        self.events.begin(self)
+        return transaction
+
+    def execution_options(self, **opt: Any) -> Connection:
+        """Set options for the connection."""
+        self.events.set_connection_execution_options(self, opt)
+        return super().execution_options(**opt)
 
 
 class SearchPathEvents:
-    """Listens to an engine, and binds the schema's prelude to its transactions."""
+    """Binds the schema's prelude to the transactions of an engine."""
 
-    def __init__(self, extensions_schema: str = EXTENSIONS_SCHEMA) -> None:
+    def __init__(self, extensions_schema: str, holders: Holders) -> None:
         self.extensions_schema = extensions_schema
+        self.holders = holders
 
     def attach(self, engine: Engine) -> None:
-        """Listen to the engine and to all that are derived from it."""
-        event.listen(engine, "begin", self.begin)
-        event.listen(engine, "begin_twophase", self.begin_twophase)
-        event.listen(
-            engine, "set_connection_execution_options", self.set_connection_execution_options
-        )
+        """Give the engine, and all that are derived from it later, its class of connections."""
+        connection_class = type("Connection", (SchemaAwareConnection,), {"events": self})
+        attributes = {"_connection_cls": connection_class}
+        option_class: Any = type("OptionEngine", (engine._option_cls,), attributes)
+        option_class._option_cls = option_class
+        engine._connection_cls = connection_class
+        engine._option_cls = option_class
 
     def begin(self, connection: Connection) -> None:
         """Bind the schema of the connection to the transaction that begins."""
-        self._bind(connection, connection.get_execution_options())
-
-    def begin_twophase(self, connection: Connection, xid: Any) -> None:
-        """Bind the schema of the connection to the two-phase transaction that begins."""
-        self.begin(connection)
+        self._bind(connection, connection._execution_options)
 
     def set_connection_execution_options(
         self, connection: Connection, options: dict[str, Any]
@@ -61,13 +89,19 @@ class SearchPathEvents:
             self._bind(connection, {**connection.get_execution_options(), **options})
 
     def _bind(self, connection: Connection, options: Any) -> None:
-        state = driver_connection(connection.connection.dbapi_connection)
+        proxy = connection.connection
+        state: Any = proxy.dbapi_connection
+        if not isinstance(state, SchemaState):
+            state = driver_connection(state)
         if not isinstance(state, SchemaState):
             raise ConfigurationError(
                 "this connection was opened before its engine was registered with a manager: "
                 "call engine.dispose() before register_engine(engine)"
             )
-        state.bind(self._prelude(options))
+        prelude = self._prelude(options)
+        state.bind(prelude)
+        if prelude is not None:
+            self.holders.name_schema(proxy._connection_record, prelude.schema)
 
     def _prelude(self, options: Any) -> Prelude | None:
         prelude = options.get("prelude")
@@ -76,4 +110,6 @@ class SearchPathEvents:
         schema = options.get("schema")
         if schema is None:
             return None
-        return prelude_of(SchemaName(schema, reserved=()), self.extensions_schema)
+        if type(schema) is not SchemaName:
+            schema = SchemaName(schema, reserved=())
+        return prelude_of(schema, self.extensions_schema)

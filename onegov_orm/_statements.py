@@ -27,9 +27,7 @@ class Effects(Flag):
 
 
 #: Where a statement may begin inside a longer text, with the comments that may come first.
-_OPENING = (
-    r"(?:^|[;'$(]|\*/|\b(?:begin|then|else|loop)\b)(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*"
-)
+_OPENING = r"(?:^|[;'$(]|\*/|\b(?:begin|then|else|loop)\b)(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*"
 _FLAGS = re.IGNORECASE | re.DOTALL
 _MOVES_PATH = re.compile(
     r"search_path|set_config|pg_settings|\breset\b|\bdiscard\b"

@@ -66,18 +66,14 @@ def switched_on(flag: ContextVar[bool]) -> Iterator[None]:
 
 def current_task() -> asyncio.Task[Any] | None:
     """Return the asyncio task that runs here, None outside an event loop."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
+    # Outside a loop, asyncio.current_task() would raise and be caught on every request.
+    loop = asyncio._get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
 
 
-def current_owner() -> str:
-    """Name the thread or task that runs here, for messages."""
-    task = current_task()
-    if task is not None:
-        return f"task {task.get_name()}"
-    return f"thread {threading.current_thread().name}"
+def owner_name(thread: threading.Thread, task_name: str | None) -> str:
+    """Name a thread or the task that runs in it, for messages."""
+    return f"thread {thread.name}" if task_name is None else f"task {task_name}"
 
 
 class Scopes(Generic[T]):

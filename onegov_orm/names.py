@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any, Final, Self
 
 from onegov_orm.errors import InvalidSchemaName
@@ -74,3 +75,9 @@ def broken_rule(name: object, reserved: Collection[str] = RESERVED) -> str | Non
 def _plain(text: Any) -> str:
     """Return the characters of a text; a subclass, such as an enum, may show others."""
     return str.__str__(text)
+
+
+@lru_cache(maxsize=4096)
+def parsed(name: str, reserved: frozenset[str]) -> SchemaName:
+    """Return a name that may have been parsed before; raises `InvalidSchemaName`."""
+    return SchemaName(name, reserved)

@@ -38,3 +38,13 @@ class Signals:
             Kind.UPDATE: self.on_update,
             Kind.DELETE: self.on_delete,
         }[kind]
+
+    @property
+    def hears_changes(self) -> bool:
+        """Whether anybody listens to changes of any schema."""
+        return bool(
+            self.on_commit.receivers
+            or self.on_insert.receivers
+            or self.on_update.receivers
+            or self.on_delete.receivers
+        )

@@ -169,6 +169,10 @@ class CompletionEvents:
         self._signals = signals
         self._announcer = announcer
         self._transaction_manager = transaction_manager
+        announcer.on_first_change = self._join
+
+    def _join(self, session: Session) -> None:
+        self.completion_of(session).join(session)
 
     def attach(self, target: Any) -> None:
         """Listen to a session, session class or sessionmaker."""
@@ -232,8 +236,8 @@ class CompletionEvents:
         """Announce that the session began a transaction."""
         if transaction.nested:
             return
-        self.completion_of(session).join(session)
-        self._signals.on_transaction_join.send(session.info.get("schema"), session=session)
+        if self._signals.on_transaction_join.receivers:
+            self._signals.on_transaction_join.send(session.info.get("schema"), session=session)
 
     def after_commit(self, session: Session) -> None:
         """Note that the transaction is committed, unless it was but a savepoint.

@@ -14,7 +14,13 @@ import pytest
 
 from onegov_orm import _identity, _prelude, _session, _sql, context
 from onegov_orm._connection import SchemaState
-from tests.storms.customers import ForeignRow, StateTravelled, StormFailure, UnexpectedError, WrongPath
+from tests.storms.customers import (
+    ForeignRow,
+    StateTravelled,
+    StormFailure,
+    UnexpectedError,
+    WrongPath,
+)
 from tests.storms.storm import WEATHERS, Weather
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -66,8 +72,8 @@ def breakage(
 @breakage(ForeignRow, WrongPath, StateTravelled)
 def path_outlives_its_transaction(patch: pytest.MonkeyPatch) -> None:
     """A session-level SET in the place of SET LOCAL, and no reset at the end."""
-    lasting = property(lambda prelude: _sql.set_search_path(prelude.search_path))
-    patch.setattr(_prelude.Prelude, "local", lasting)
+    lasting = property(lambda prelude: (_sql.set_search_path(prelude.search_path),))
+    patch.setattr(_prelude.Prelude, "opening", lasting)
     patch.setattr(SchemaState, "cleaning", lambda state: "")
 
 

@@ -338,10 +338,10 @@ def lose_savepoint_in_text(worker: Worker) -> None:
 def moves(other: str, is_reported: bool) -> tuple[str, ...]:
     """All the ways to move the search path to another customer."""
     plain = (
-        f"SET search_path TO \"{other}\"",
-        f"SET LOCAL search_path TO \"{other}\"",
-        f"SET SESSION search_path = \"{other}\", extensions",
-        f"set\n local  search_path to \"{other}\"",
+        f'SET search_path TO "{other}"',
+        f'SET LOCAL search_path TO "{other}"',
+        f'SET SESSION search_path = "{other}", extensions',
+        f'set\n local  search_path to "{other}"',
         f"SET SCHEMA '{other}'",
         f"/* why */ SET LOCAL SCHEMA '{other}'",
         f"SELECT 1 -- it's\n; SET LOCAL SCHEMA '{other}'",
@@ -350,12 +350,12 @@ def moves(other: str, is_reported: bool) -> tuple[str, ...]:
         f"SELECT set_config('search_path', quote_ident('{other}'), false)",
         f"SELECT set_config('search_path', quote_ident('{other}'), true)",
         f"DO $$ BEGIN PERFORM set_config('search_path', quote_ident('{other}'), true); END $$",
-        f"DO $$ BEGIN SET LOCAL search_path TO \"{other}\"; END $$",
+        f'DO $$ BEGIN SET LOCAL search_path TO "{other}"; END $$',
         f"DO $$ BEGIN EXECUTE 'SET search_path TO \"{other}\"'; END $$",
         f"DO $x$ BEGIN EXECUTE 'SET SCHEMA ''{other}'''; END $x$",
         f"UPDATE pg_settings SET setting = quote_ident('{other}') WHERE name = 'search_path'",
-        f"COMMIT; SET search_path TO \"{other}\"",
-        f"ROLLBACK; BEGIN; SET LOCAL search_path TO \"{other}\"",
+        f'COMMIT; SET search_path TO "{other}"',
+        f'ROLLBACK; BEGIN; SET LOCAL search_path TO "{other}"',
         "RESET search_path",
         "RESET ALL",
         "SET search_path TO DEFAULT",
@@ -423,7 +423,7 @@ def move_path_in_savepoint(worker: Worker) -> None:
 def move_path_by_foreign_cursor(worker: Worker) -> None:
     """A cursor class of the caller's has the same protection."""
     cursor = foreign_cursor(worker)
-    cursor.execute(f"SET LOCAL search_path TO \"{worker.victim}\"")
+    cursor.execute(f'SET LOCAL search_path TO "{worker.victim}"')
     cursor.execute(insert_sql(worker.schema))
     check_rows(worker.schema, cursor.fetchall())
     check_session(worker)
@@ -494,7 +494,7 @@ def use_pipeline(worker: Worker) -> None:
     is_moved = worker.chance(0.3) and not worker.storm.is_strict
     with connection.pipeline():
         if is_moved:
-            connection.execute(f"SET LOCAL search_path TO \"{worker.victim}\"")
+            connection.execute(f'SET LOCAL search_path TO "{worker.victim}"')
         cursor = connection.execute(insert_sql(worker.schema))
         check_rows(worker.schema, cursor.fetchall())
     check_session(worker)
@@ -507,8 +507,8 @@ def use_pipeline(worker: Worker) -> None:
 def begin_to_read_on_server(worker: Worker) -> None:
     query = select(Document.id, Document.owner).execution_options(yield_per=2)
     result = worker.session.execute(query)
-    check_rows(worker.schema, result.fetchmany(2))
     worker.unread.append((worker.schema, result))
+    check_rows(worker.schema, result.fetchmany(2))
 
 
 @operation(4)
@@ -561,15 +561,15 @@ def shadow_table(worker: Worker) -> None:
 @operation(2)
 def keep_setting(worker: Worker) -> None:
     way = worker.one_of(
-            (
-                f"SET storm.owner TO '{worker.schema}'",
-                f"SET SESSION storm.owner TO '{worker.schema}'",
-                f"SELECT '--'; SET storm.owner TO '{worker.schema}'",
-                f"SELECT '/*' AS x; SET storm.owner TO '{worker.schema}'",
-                f"SELECT set_config('storm.owner', '{worker.schema}', false)",
-                f"DO $$ BEGIN PERFORM set_config('storm.owner', '{worker.schema}', false); END $$",
-            )
+        (
+            f"SET storm.owner TO '{worker.schema}'",
+            f"SET SESSION storm.owner TO '{worker.schema}'",
+            f"SELECT '--'; SET storm.owner TO '{worker.schema}'",
+            f"SELECT '/*' AS x; SET storm.owner TO '{worker.schema}'",
+            f"SELECT set_config('storm.owner', '{worker.schema}', false)",
+            f"DO $$ BEGIN PERFORM set_config('storm.owner', '{worker.schema}', false); END $$",
         )
+    )
     execute(worker.session, worker.note(way))
 
 
@@ -633,7 +633,7 @@ def connect_without_schema(worker: Worker) -> None:
                 connection.exec_driver_sql(insert_sql("nobody"))
             connection.rollback()
         if worker.chance(0.3):
-            connection.exec_driver_sql(f"SET search_path TO \"{worker.schema}\"")
+            connection.exec_driver_sql(f'SET search_path TO "{worker.schema}"')
             check_rows(worker.schema, connection.exec_driver_sql(RECENT))
             connection.commit()
 
@@ -732,6 +732,7 @@ def commit_in_two_phases(worker: Worker) -> None:
 
 @operation(1)
 def invalidate_connection(worker: Worker) -> None:
+    worker.close_unread()
     session = worker.session
     session.connection().invalidate()
     worker.rollback()

@@ -23,7 +23,7 @@ LAYERS = (
     {"errors", "typing", "names", "context", "changes", "signals", "_sql", "_prelude",
      "_statements", "_fork"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
-    {"_connection", "_two_phase", "_driver_psycopg2", "_driver_psycopg", "_pool", "_search_path",
+    {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg", "_pool", "_search_path",
      "_changes", "_bulk", "_identity", "_session", "_units", "_joining", "_attempts",
      "transactions"},
     # decisions that the managers share

@@ -167,7 +167,7 @@ def test_settings_that_stay_are_discarded(state):
 def test_cleaning_forgets_the_schema(state):
     state.preamble("SELECT 1")
     state.was_cleaned()
-    assert state.preamble("SELECT 1") .endswith("BEGIN;\n")
+    assert state.preamble("SELECT 1").endswith("BEGIN;\n")
 
 
 def test_second_phases_get_nothing_in_front(state):

@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         description="Measure onegov_orm against bare SQLAlchemy and other ways to switch schemas.",
         epilog="Without a dsn, an embedded server is started. Figures are medians, with the "
         "quartiles in brackets; ratios are taken between batches that ran side by side, those of "
-        "contestants with zope to bare SQLAlchemy with zope; engines are those with one per schema.",
+        "contestants with zope to bare SQLAlchemy with zope; engines means one per schema.",
     )
     add = found.add_argument
     add("--dsn", help="a server over TCP, on which a new database may be created")

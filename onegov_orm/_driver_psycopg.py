@@ -223,7 +223,11 @@ class SchemaConnection(TwoPhase, SchemaState, psycopg.Connection[Any]):
         if self.pgconn.pipeline_status:
             psycopg.Cursor(self).execute(sql.encode(), prepare=False)
             return ""
-        result = self.pgconn.exec_(sql.encode())
+        try:
+            result = self.pgconn.exec_(sql.encode())
+        except BaseException:
+            self.has_failed()
+            raise
         if result.status not in _SUCCESSES:
             self.has_failed()
             raise psycopg.errors.error_from_result(result, encoding=self.info.encoding)

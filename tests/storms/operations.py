@@ -281,6 +281,7 @@ def fail_in_savepoint(worker: Worker) -> None:
 
 @operation(2)
 def fail(worker: Worker) -> None:
+    worker.close_unread()
     session = worker.session
     with worker.fails(DIVISION_BY_ZERO):
         execute(session, "SELECT 1 / 0")

@@ -24,7 +24,8 @@ from tests.storms.customers import CUSTOMERS, Execute, Watch
 from tests.storms.operations import OPERATIONS, operation_named
 from tests.storms.storm import STEPS, Storm, Weather, Worker
 
-pytestmark = pytest.mark.storm
+#: The cursors of a connection that was killed can't be closed.
+pytestmark = [pytest.mark.storm, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 WEATHER = Weather("two at once", "plain", pool_size=8, max_overflow=8, kills=True)
 STEPS_OF_EXAMPLE = 40

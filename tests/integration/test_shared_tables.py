@@ -138,3 +138,18 @@ def test_a_failure_leaves_nothing_of_it(common_dsn, new_manager, execute):
     with pytest.raises(ZeroDivisionError):
         mgr.set_current_schema("a")
     assert not has_schema(execute, "shared")
+
+
+def test_a_thread_that_holds_the_shared_table_does_not_wait_for_itself_forever(
+    common_dsn, new_manager, execute, monkeypatch
+):
+    monkeypatch.setattr("onegov_orm.provisioning._LOCK_TIMEOUT", "200ms")
+    base = shared_base()
+    mgr = new_manager(common_dsn, base)
+    mgr.set_current_schema("a")
+    countries = base.metadata.tables["shared.countries"]
+    mgr.session().execute(countries.insert().values(id=1, name="CH", kind="x"))
+    with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
+        mgr.set_current_schema("b")
+    assert not has_schema(execute, "b")
+    assert mgr.current_schema == "a"

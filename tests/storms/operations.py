@@ -233,7 +233,7 @@ def insert_in_bulk(worker: Worker) -> None:
 def save_in_bulk(worker: Worker) -> None:
     session = worker.session
     session.bulk_save_objects([Document(**row(worker.schema)) for _ in range(2)])
-    session.bulk_insert_mappings(Document, [row(worker.schema)])  # type: ignore[arg-type]
+    session.bulk_insert_mappings(Document, [row(worker.schema)])
 
 
 @operation()
@@ -501,6 +501,22 @@ def use_pipeline(worker: Worker) -> None:
     check_session(worker)
 
 
+@operation(1)
+def use_late_cursor(worker: Worker) -> None:
+    """A cursor that was kept when its connection went back to the pool is of no use."""
+    schema, cursor = worker.schema, driver_cursor(worker)
+    cursor.execute(RECENT)
+    worker.end()
+    worker.schema = worker.other
+    if worker.chance(0.5):
+        check_session(worker)
+    with suppress(psycopg.Error, psycopg2.Error):
+        cursor.execute(insert_sql(schema))
+        raise ForeignRow("a cursor worked on a connection that may be somebody else's")
+    cursor.close()
+    check_session(worker)
+
+
 # -- server-side cursors
 
 
@@ -533,10 +549,8 @@ def read_on_after_the_end(worker: Worker) -> None:
     if is_in_between:
         check_session(worker)
     with suppress(exc.ResourceClosedError):
-        try:
+        with suppress(exc.DBAPIError, psycopg.Error, psycopg2.Error):
             result.fetchmany(2)
-        except (exc.DBAPIError, psycopg.Error, psycopg2.Error):
-            pass
         result.close()
     check_session(worker)
 
@@ -581,7 +595,9 @@ def take_lock(worker: Worker) -> None:
 
 @operation(1)
 def listen(worker: Worker) -> None:
-    execute(worker.session, f"LISTEN {name_of('channel', worker.schema)}")
+    channel = name_of("channel", worker.schema)
+    execute(worker.session, f"LISTEN {channel}")
+    execute(worker.session, f"NOTIFY {channel}")
 
 
 @operation(1)
@@ -647,6 +663,8 @@ def take_raw_connection(worker: Worker) -> None:
         cursor = connection.cursor()
         cursor.execute(TRACES)
         check_traces(None, cursor.fetchone())
+        if getattr(connection.driver_connection, "notifies", None) and uses_psycopg2(worker.storm):
+            raise StateTravelled("a raw connection has the notifications of a customer")
         if worker.chance(0.4):
             cursor.execute(some_move(worker, worker.schema))
             connection.commit()
@@ -772,7 +790,7 @@ def work_in_blocks(worker: Worker) -> None:
 def attempt(worker: Worker) -> None:
     """The first attempt fails for a reason that goes away."""
     worker.end()
-    session = worker.session
+    worker.manager.set_current_schema(worker.schema)
     fails = worker.chance(0.3)
     for tried in worker.manager.attempts():
         with tried as session:
@@ -791,28 +809,28 @@ def copy_of(document: Document) -> Document:
     return copy
 
 
+#: All the ways into a session.
+DOORS: Final[tuple[Callable[[Session, Document], Any], ...]] = (
+    lambda session, document: session.add(document),
+    lambda session, document: session.merge(document),
+    lambda session, document: session.delete(document),
+    lambda session, document: session.add(Page(text="nobody", document=copy_of(document))),
+    lambda session, document: session.merge(copy_of(document)),
+    lambda session, document: session.bulk_save_objects([document]),
+)
+
+
 @operation(4)
 def carry_object(worker: Worker) -> None:
     """An object of one customer is refused by the session of another, by any door."""
     for owner, document in list(worker.carried):
         if owner == worker.schema:
             continue
-        session = worker.session
-        door: Callable[[Any], Any] = worker.one_of(
-            (
-                session.add,
-                session.merge,
-                lambda found: session.add(Page(text="nobody", document=copy_of(found))),
-                lambda found: session.merge(copy_of(found)),
-                session.delete,
-                lambda found: session.bulk_save_objects([found]),
-            )
-        )
         if inspect(document).key is None:  # it never was stored, and is nobody's
             continue
         try:
-            with session.no_autoflush:
-                door(document)
+            with worker.session.no_autoflush:
+                worker.one_of(DOORS)(worker.session, document)
         except CrossSchemaError:
             worker.rollback()
             return

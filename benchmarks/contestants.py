@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import transaction
 import zope.sqlalchemy
 from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.models import Account, Entry, RequestBase
@@ -31,6 +32,7 @@ OURS: Final = "onegov_orm"
 #: What is added to the names of contestants that join `transaction`.
 JOINED: Final = " + zope"
 BLOCK: Final = " with mgr.schema()"
+PIPELINE: Final = " with a pipeline"
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,17 @@ def _ours(url: str) -> list[Contestant]:
         Block(OURS + BLOCK, plain_block, BARE),
         Joined(OURS + JOINED, session_of(joined), joined.dispose),
         Block(OURS + JOINED + BLOCK, joined_block, BARE + JOINED),
+        *(_ours_with_a_pipeline(url) if make_url(url).drivername.endswith("psycopg") else ()),
+    ]
+
+
+def _ours_with_a_pipeline(url: str) -> list[Contestant]:
+    """Return psycopg 3 as it works over a network by default."""
+    plain = SessionManager(url, RequestBase, transaction_manager=None, pipeline=True)
+    joined = SessionManager(url, RequestBase, pipeline=True)
+    return [
+        Plain(OURS + PIPELINE, session_of(plain), plain.dispose),
+        Joined(OURS + JOINED + PIPELINE, session_of(joined), joined.dispose),
     ]
 
 

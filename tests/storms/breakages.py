@@ -98,7 +98,7 @@ def connection_is_not_cleansed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SchemaState, "cleaning", lambda state: _sql.RESET_SEARCH_PATH)
 
 
-@breakage(StateTravelled)
+@breakage(ForeignRow, StateTravelled)
 def settings_are_not_discarded(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SchemaState, "cleaning", lambda state: _sql.RESET_SEARCH_PATH)
 

@@ -55,6 +55,8 @@ class Weather:
     max_overflow: int = 0
     kills: bool = False
     strict: bool = False
+    #: psycopg 3 as it works over a network; nothing changes for psycopg2.
+    pipeline: bool = False
 
     @property
     def is_tight(self) -> bool:
@@ -74,15 +76,24 @@ class Weather:
             transaction_manager=None if self.mode == "plain" else transaction.manager,
             keep_session=self.mode == "joined and kept",
             strict=self.strict,
+            pipeline=self.pipeline,
         )
 
 
 WEATHERS: Final = (
     Weather("one connection", "joined"),
-    Weather("one connection, plain", "plain", kills=True),
+    Weather("one connection, plain", "plain", kills=True, pipeline=True),
     Weather("side by side", "joined and kept", pool_size=3, max_overflow=5, strict=True),
     Weather("four threads", "plain", threads=4, pool_size=2),
-    Weather("sixteen threads", "joined", threads=16, pool_size=5, max_overflow=2, kills=True),
+    Weather(
+        "sixteen threads",
+        "joined",
+        threads=16,
+        pool_size=5,
+        max_overflow=2,
+        kills=True,
+        pipeline=True,
+    ),
 )
 
 

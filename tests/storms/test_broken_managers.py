@@ -19,8 +19,8 @@ from tests.storms.storm import Storm
 #: A storm that fails leaves cursors open.
 pytestmark = [pytest.mark.storm, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
-#: A mistake that takes longer to be noticed is not noticed well enough.
-LIMIT = 2000
+#: So many steps a storm has by default; most mistakes are noticed within a hundred.
+LIMIT = 5500
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name)

@@ -23,9 +23,9 @@ LAYERS = (
     {"errors", "typing", "names", "context", "changes", "signals", "_sql", "_prelude",
      "_statements", "_fork"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
-    {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg", "_pool", "_search_path",
-     "_changes", "_bulk", "_identity", "_session", "_units", "_joining", "_attempts",
-     "transactions"},
+    {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg",
+     "_pool", "_search_path", "_changes", "_bulk", "_identity", "_session", "_units", "_joining",
+     "_attempts", "transactions"},
     # decisions that the managers share
     {"_ddl", "provisioning", "_stamp", "_engine", "_manager"},
     # the managers

@@ -36,11 +36,11 @@ class SchemaSession(Session):
         return super().merge(instance, **kwargs)
 
     def merge_all(self, instances: Iterable[Any], **kwargs: Any) -> Any:
-        """Merge objects; raises `CrossSchemaError` for those of another schema."""
+        """Merge objects, all of them or none; SQLAlchemy 2.0 has no such method itself."""
         instances = list(instances)
         for instance in instances:
             refuse_foreign_graph(self, instance)
-        return super().merge_all(instances, **kwargs)
+        return [super(SchemaSession, self).merge(each, **kwargs) for each in instances]
 
     def bulk_save_objects(
         self,

@@ -156,10 +156,6 @@ def test_a_merge_without_loading(mgr, theirs):
 
 
 def test_merge_all(mgr, theirs):
-    from sqlalchemy.orm import Session  # SQLAlchemy 2.1 has the method, 2.0 has not
-
-    if not hasattr(Session, "merge_all"):
-        pytest.skip("SQLAlchemy 2.0 has no merge_all")
     with pytest.raises(CrossSchemaError):
         mgr.session().merge_all([Document(owner="ada"), theirs()])
     assert not mgr.session().new

@@ -1,8 +1,8 @@
 # Only relative paths here: the repository may lie in a directory with spaces in its name.
 
-# To be set on the command line, as in: make test PYTEST_FLAGS='-k names'
+# To be set on the command line, as in: make test PYTEST_FLAGS="-k names"
 VENV = .venv
-PYTEST_FLAGS =
+PYTEST_FLAGS = -n 2 --dist worksteal
 BENCH_FLAGS =
 
 export VENV

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
 
 REQUIRED_EXTENSIONS: Final = frozenset({"btree_gist", "hstore", "unaccent"})
+
+#: For how many schemas the derived engine, which has no connections of its own, is kept.
+_MAX_KEPT_ENGINES: Final = 256
 
 #: What a session's configuration can't set: these make a session work in its schema.
 _OWNED_BY_MANAGER: Final = ("bind", "binds", "info")
@@ -122,6 +126,7 @@ class BaseSessionManager:
             self.url, engine_config, pool_config, isolation_level, self._holders
         )
         self.register_engine(self.engine)
+        self._engine_of = lru_cache(maxsize=_MAX_KEPT_ENGINES)(self._derive_engine)
         self.session_factory = self._make_session_factory(session_config)
         self.register_session(self.session_factory)
 
@@ -272,9 +277,13 @@ class BaseSessionManager:
     def options_of(self, schema: SchemaName) -> dict[str, Any]:
         """Return what makes a session work in the schema, as its constructor takes it."""
         return {
-            "bind": self.engine.execution_options(schema=schema),
+            "bind": self._engine_of(schema),
             "info": {"schema": schema},
         }
+
+    def _derive_engine(self, schema: SchemaName) -> Engine:
+        """Return the engine as it is for one schema: the same pool, other options."""
+        return self.engine.execution_options(schema=schema)
 
     def _make_session_factory(self, session_config: Mapping[str, Any] | None) -> SessionFactory:
         config = dict(session_config or {})

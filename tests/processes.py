@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -57,3 +58,17 @@ def processes(number: int) -> Iterator[ProcessPoolExecutor]:
     barrier = context.Barrier(number)
     with ProcessPoolExecutor(number, context, _meet, (barrier,)) as executor:
         yield executor
+
+
+def nobody_else_stays(execute: Callable[[str], list[tuple[Any, ...]]]) -> bool:
+    """Wait until a connection from outside is the only one, for a server needs its time."""
+    count = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND backend_type = 'client backend'"
+    )
+    deadline = time.monotonic() + 10
+    while execute(count) != [(1,)]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

@@ -22,6 +22,7 @@ from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadP
 from onegov_orm import SessionManager, _engine
 from onegov_orm.errors import ConfigurationError, InvalidSchemaName, UnsupportedDatabase
 from tests.models import Base, Document
+from tests.processes import nobody_else_stays
 from tests.provisioning import base_of, statements_of
 
 
@@ -88,8 +89,7 @@ def test_a_server_that_is_too_old(dsn, new_manager, outside, monkeypatch):
     mgr = new_manager(dsn, Base)
     with pytest.raises(UnsupportedDatabase, match=r"PostgreSQL 1\d is too old, 19 is the oldest"):
         mgr.set_current_schema("a")
-    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    assert outside(dsn)(count) == [(1,)]
+    assert nobody_else_stays(outside(dsn))
 
 
 # -- the callers' dictionaries

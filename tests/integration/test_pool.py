@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import time
 
 import pytest
 import sqlalchemy.exc
@@ -15,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from onegov_orm import ForeignConnection, PoolExhausted
 from tests.models import Base, Document
+from tests.processes import nobody_else_stays
 
 TINY = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.1}
 
@@ -66,12 +66,7 @@ def test_dispose_closes_connections_in_use(plain_dsn, new_manager, outside):
     connection.execute(text("SELECT 1"))
     mgr.dispose()
     assert connection.connection.driver_connection.closed
-    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    execute = outside(plain_dsn)
-    deadline = time.monotonic() + 5
-    while execute(count) != [(1,)] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert execute(count) == [(1,)]
+    assert nobody_else_stays(outside(plain_dsn))
     connection.close()
 
 

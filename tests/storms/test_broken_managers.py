@@ -17,7 +17,12 @@ from tests.storms.operations import OPERATIONS
 from tests.storms.storm import Storm
 
 #: A storm that fails leaves cursors open.
-pytestmark = [pytest.mark.storm, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.storm,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    # What SQLAlchemy says when the connection of a savepoint was killed.
+    pytest.mark.filterwarnings("ignore:nested transaction already deassociated"),
+]
 
 #: So many steps a storm has by default; most mistakes are noticed within a hundred.
 LIMIT = 5500

@@ -25,7 +25,12 @@ from tests.storms.operations import OPERATIONS, operation_named
 from tests.storms.storm import STEPS, Storm, Weather, Worker
 
 #: The cursors of a connection that was killed can't be closed.
-pytestmark = [pytest.mark.storm, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.storm,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    # What SQLAlchemy says when the connection of a savepoint was killed.
+    pytest.mark.filterwarnings("ignore:nested transaction already deassociated"),
+]
 
 WEATHER = Weather("two at once", "plain", pool_size=8, max_overflow=8, kills=True)
 STEPS_OF_EXAMPLE = 40

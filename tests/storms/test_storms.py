@@ -19,7 +19,12 @@ from tests.storms.operations import OPERATIONS
 from tests.storms.storm import STEPS, WEATHERS, Storm, Weather
 
 #: The cursors of a connection that was killed can't be closed.
-pytestmark = [pytest.mark.storm, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.storm,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    # What SQLAlchemy says when the connection of a savepoint was killed.
+    pytest.mark.filterwarnings("ignore:nested transaction already deassociated"),
+]
 
 SERVERS = 2
 #: With so many steps, each operation has its turn, and succeeds.

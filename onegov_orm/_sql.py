@@ -47,13 +47,17 @@ LOCK: Final = "SELECT pg_catalog.pg_advisory_xact_lock(:key)"
 #: whether the server could create it, whether the role may use that schema, and whether it
 #: may create schemas.
 EXTENSIONS: Final = """
-    SELECT wanted.name, namespace.nspname, available.name IS NOT NULL,
+    SELECT wanted.name, namespace.nspname,
+        -- Asking what is available reads many files, so that it is left for those who need it.
+        CASE WHEN extension.oid IS NULL THEN EXISTS (
+            SELECT FROM pg_catalog.pg_available_extensions AS available
+            WHERE available.name = wanted.name
+        ) ELSE true END,
         pg_catalog.has_schema_privilege(namespace.oid, 'USAGE'),
         pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
     FROM unnest(CAST(:names AS text[])) AS wanted(name)
     LEFT JOIN pg_catalog.pg_extension AS extension ON extension.extname = wanted.name
     LEFT JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = extension.extnamespace
-    LEFT JOIN pg_catalog.pg_available_extensions AS available ON available.name = wanted.name
 """
 
 #: One row: whether the schema exists; what it holds, as two arrays: relations (tables, views,

@@ -50,6 +50,8 @@ class SchemaState:
     _is_lasting_current: bool = True
     #: The schema was changed inside a transaction, and what is due for that was not sent yet.
     _has_changed_inside: bool = False
+    #: The path was moved in this transaction, and set again.
+    _was_corrected: bool = False
     #: On servers that report no path: it may have been moved for the whole connection.
     _is_suspect: bool = False
     _soiled: bool = False
@@ -89,6 +91,8 @@ class SchemaState:
             raise ForeignConnection
         effects = effects_of(statement)
         status = self._transaction_status()
+        if Effects.REVIVES_PATH in effects and status != IDLE:
+            self._refuse_to_revive()
         due: Sequence[str] = ()
         if status == IN_TRANSACTION:
             due = self._correction()
@@ -151,6 +155,7 @@ class SchemaState:
             statements = [_sql.BEGIN, *admission, _sql.COMMIT, *statements]
         self._prelude_due = False
         self._is_suspect = False
+        self._was_corrected = False
         return statements
 
     def _lasting_opening(self) -> Sequence[str]:
@@ -184,6 +189,7 @@ class SchemaState:
         if not self._prelude_due and (prelude is None or not self._has_moved(prelude)):
             return ()
         self._prelude_due = False
+        self._was_corrected = True
         statements: list[str] = []
         if self._has_changed_inside:
             # What this transaction leaves behind may be of either customer.
@@ -197,6 +203,16 @@ class SchemaState:
         statements.append(_sql.RESET_SEARCH_PATH)
         statements.extend(prelude.opening if prelude else ())
         return statements
+
+    def _refuse_to_revive(self) -> None:
+        """Refuse a text that could bring back a path from before it was set again."""
+        prelude = self.prelude
+        if prelude is None:
+            return
+        found = self._reported_search_path() if self._reports_search_path else None
+        is_moved = self._prelude_due if found is None else not prelude.matches(found)
+        if is_moved or self._was_corrected:
+            raise SearchPathMoved(prelude.reported, found or "that of the savepoint")
 
     def _is_moved_for_good(self) -> bool:
         """Tell whether the path outside of transactions is not what it was at first."""

@@ -24,6 +24,8 @@ class Effects(Flag):
     OUTSIDE_TRANSACTION = auto()
     #: The driver may receive messages that are meant for this customer, at any time.
     LISTENS = auto()
+    #: It returns to a savepoint, whatever the path was there, and goes on in the same text.
+    REVIVES_PATH = auto()
 
 
 #: Where a statement may begin inside a longer text, with the comments that may come first.
@@ -44,6 +46,7 @@ _OUTLIVES = re.compile(
     _FLAGS,
 )
 _OUTSIDE = re.compile(r"\s*(?:commit|rollback)\s+prepared\b", _FLAGS)
+_REVIVES = re.compile(rf"{_OPENING}rollback\b[^;]*\bto\b[^;]*;\s*\S", _FLAGS)
 _LISTENS = re.compile(r"\blisten\b", _FLAGS)
 
 #: One of these words stands in every statement that has an effect at all.
@@ -58,6 +61,7 @@ _PATTERNS = (
     (_OUTLIVES.search, Effects.OUTLIVES_TRANSACTION),
     (_OUTSIDE.match, Effects.OUTSIDE_TRANSACTION),
     (_LISTENS.search, Effects.LISTENS),
+    (_REVIVES.search, Effects.REVIVES_PATH),
 )
 
 

@@ -446,3 +446,24 @@ def test_autocommit_and_transactions_on_the_same_connection(mgr):
         connection.commit()
         connection = connection.execution_options(schema=None, isolation_level="SERIALIZABLE")
         assert "towns" not in connection.execute(text("SHOW search_path")).scalar_one()
+
+
+@pytest.mark.parametrize("between", [["SELECT 1"], []])
+def test_a_savepoint_with_another_path_is_not_revived(mgr, between):
+    move = "SET LOCAL search_path TO 'towns-basel'; SAVEPOINT x"
+    insert = "INSERT INTO documents (owner) VALUES ('towns-bern')"
+    with pytest.raises(SearchPathMoved), mgr.schema(BERN) as session:
+        session.connection().execute(text("SELECT 1"))
+        for statement in (move, *between, f"ROLLBACK TO SAVEPOINT x; {insert}"):
+            session.connection().exec_driver_sql(statement)
+    for name in (BERN, BASEL):
+        with mgr.schema(name) as session:
+            assert owners(session) == [name]
+
+
+def test_a_savepoint_of_a_text_is_fine_otherwise(mgr):
+    with mgr.schema(BERN) as session:
+        session.connection().exec_driver_sql("SAVEPOINT x")
+        insert = "INSERT INTO documents (owner) VALUES ('towns-bern')"
+        session.connection().exec_driver_sql(f"ROLLBACK TO SAVEPOINT x; {insert}")
+        assert owners(session) == [BERN] * 2

@@ -89,3 +89,15 @@ def test_second_phases_run_outside_transactions(statement):
 
 def test_long_statements_are_analysed_too():
     assert Effects.MOVES_PATH in effects_of("SELECT 1; " * 3000 + "SET search_path TO x")
+
+
+@pytest.mark.parametrize(
+    "statement", ["ROLLBACK TO x; SELECT 1", "select 1; rollback work to savepoint x ; select 2"]
+)
+def test_returns_to_a_savepoint_that_go_on_are_seen(statement):
+    assert Effects.REVIVES_PATH in effects_of(statement)
+
+
+@pytest.mark.parametrize("statement", ["ROLLBACK TO x", "ROLLBACK TO x;", "ROLLBACK; SELECT 1"])
+def test_returns_to_a_savepoint_alone_are_harmless(statement):
+    assert Effects.REVIVES_PATH not in effects_of(statement)

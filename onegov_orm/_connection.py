@@ -212,7 +212,8 @@ class SchemaState:
         found = self._reported_search_path() if self._reports_search_path else None
         is_moved = self._prelude_due if found is None else not prelude.matches(found)
         if is_moved or self._was_corrected:
-            raise SearchPathMoved(prelude.reported, found or "that of the savepoint")
+            moved_to = found if is_moved and found else "that of the savepoint"
+            raise SearchPathMoved(prelude.reported, moved_to)
 
     def _is_moved_for_good(self) -> bool:
         """Tell whether the path outside of transactions is not what it was at first."""

@@ -333,7 +333,9 @@ def test_a_deadlock_is_tried_again(dsn, new_manager):
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(work, [keys, keys[::-1]]))
-    assert sorted(tries) == [1, 1, 2]
+    # The one that is tried again may meet the other, still at work, once more.
+    assert tries.count(1) == 2
+    assert max(tries) > 1
 
 
 def test_a_changed_cached_plan_is_tried_again(databases, database, new_manager, waits, outside):

@@ -84,14 +84,15 @@ class SchemaState:
     def due(self, statement: str) -> Sequence[str]:
         """Return the SQL statements that have to reach the server before this one.
 
-        Raises `SearchPathMoved` if the path was moved and ``strict`` is set, and
-        `ForeignConnection` in a forked child.
+        Raises `SearchPathMoved` if the path was moved and ``strict`` is set, or the statement
+        may bring the other path back, and `ForeignConnection` in a forked child.
         """
         if self.abandoned:
             raise ForeignConnection
         effects = effects_of(statement)
         status = self._transaction_status()
-        if Effects.REVIVES_PATH in effects and status != IDLE:
+        # Most statements have no effect, and arithmetic with flags is slow.
+        if effects is not Effects.NONE and status != IDLE and Effects.REVIVES_PATH in effects:
             self._refuse_to_revive()
         due: Sequence[str] = ()
         if status == IN_TRANSACTION:

@@ -10,12 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from onegov_orm import _sql
 from onegov_orm._prelude import Prelude
 from onegov_orm._statements import Effects, effects_of
-from onegov_orm.errors import ForeignConnection, SearchPathMoved
+from onegov_orm.errors import (
+    ForeignConnection,
+    PoolerRestriction,
+    ReadOnlySession,
+    SearchPathMoved,
+)
 
 logger = logging.getLogger("onegov_orm.search_path")
 
@@ -27,6 +32,11 @@ IN_FAILED_TRANSACTION: Final = 3
 #: Who used a connection that nobody used yet, and one whose last transaction failed.
 NOBODY: Final = object()
 SOMEBODY: Final = object()
+
+#: What leaves something on the connection, which somebody else may have next.
+_SESSION_EFFECTS: Final = (
+    Effects.OUTLIVES_TRANSACTION | Effects.LISTENS | Effects.NEEDS_SESSION
+)
 
 begin_sql = lru_cache(maxsize=64)(_sql.begin)
 
@@ -42,6 +52,11 @@ class SchemaState:
     #: an earlier one is late.
     transactions: int = 0
     checkins: int = 0
+    #: What ends the traces of the customer before.
+    cleanse: Sequence[str] = _sql.CLEANSE
+    #: Behind a pooler each transaction may be on another of the server's connections: what all
+    #: of them start with, None for a connection of our own.
+    external_opening: Sequence[str] | None = None
 
     _last_user: object = NOBODY
     _prelude_due: bool = True
@@ -71,6 +86,13 @@ class SchemaState:
             self._prelude_due = True
             self._has_changed_inside = not self.is_idle
 
+    def expect_others(self, opening: Sequence[str]) -> None:
+        """Expect that others use the server's connection between the transactions."""
+        self.external_opening = opening
+        # What a pooler tells about the path may be another connection's.
+        self._reports_search_path = False
+        self.forget_plans()
+
     @property
     def is_idle(self) -> bool:
         """Whether no transaction is open on the server."""
@@ -85,15 +107,16 @@ class SchemaState:
         """Return the SQL statements that have to reach the server before this one.
 
         Raises `SearchPathMoved` if the path was moved and ``strict`` is set, or the statement
-        may bring the other path back, and `ForeignConnection` in a forked child.
+        may bring the other path back; `ReadOnlySession` and `PoolerRestriction` for what can't
+        be had there; `ForeignConnection` in a forked child.
         """
         if self.abandoned:
             raise ForeignConnection
         effects = effects_of(statement)
         status = self._transaction_status()
         # Most statements have no effect, and arithmetic with flags is slow.
-        if effects is not Effects.NONE and status != IDLE and Effects.REVIVES_PATH in effects:
-            self._refuse_to_revive()
+        if effects is not Effects.NONE:
+            self._refuse(effects, is_open=status != IDLE)
         due: Sequence[str] = ()
         if status == IN_TRANSACTION:
             due = self._correction()
@@ -113,8 +136,10 @@ class SchemaState:
 
     def due_in_pipeline(self, statement: str) -> Sequence[str]:
         """Return what is due inside a pipeline, where the server's answers come later."""
-        due = self.prelude.opening if self._prelude_due and self.prelude else ()
+        due = self.prelude.renewal if self._prelude_due and self.prelude else ()
         effects = effects_of(statement)
+        if effects is not Effects.NONE:
+            self._refuse(effects, is_open=False)
         self._prelude_due = Effects.MOVES_PATH in effects
         self._expect(effects)
         return due
@@ -147,6 +172,9 @@ class SchemaState:
         if self._wants_autocommit:
             return self._lasting_opening()
         statements = [self._begin()]
+        if self.external_opening is not None:
+            statements.extend(self.external_opening)
+            self._last_user = SOMEBODY
         if self.prelude is not None:
             statements.extend(self.prelude.opening)
         admission = self._admission()
@@ -160,8 +188,11 @@ class SchemaState:
         return statements
 
     def _lasting_opening(self) -> Sequence[str]:
+        if self.external_opening is not None:
+            raise PoolerRestriction("statements in AUTOCOMMIT")
         statements = self._admission()
         if self._is_lasting_due():
+            self._soiled = self._soiled or (self.prelude is not None and self.prelude.is_read_only)
             statements.append(self.prelude.lasting if self.prelude else _sql.RESET_SEARCH_PATH)
             self._lasting_prelude = self.prelude
             self._is_lasting_current = True
@@ -178,7 +209,7 @@ class SchemaState:
         user = self.prelude.schema if self.prelude else None
         if user == self._last_user:
             return []
-        statements = [] if self._last_user is NOBODY else list(_sql.CLEANSE)
+        statements = [] if self._last_user is NOBODY else list(self.cleanse)
         if self.prelude is not None:
             statements.extend(self.prelude.admission)
             self._plan_for(self.prelude.schema)
@@ -196,14 +227,27 @@ class SchemaState:
             # What this transaction leaves behind may be of either customer.
             self._has_changed_inside = False
             self._last_user = SOMEBODY
-            statements.extend(_sql.CLEANSE)
+            statements.extend(self.cleanse)
             if prelude is not None:
                 statements.extend(prelude.admission)
                 self._plan_for(prelude.schema)
         # First what holds for the connection, which a COMMIT in a text would bring forth.
         statements.append(_sql.RESET_SEARCH_PATH)
-        statements.extend(prelude.opening if prelude else ())
+        statements.extend(prelude.renewal if prelude else ())
         return statements
+
+    def _refuse(self, effects: Effects, is_open: bool) -> None:
+        """Raise for a text with effects that can't be undone here."""
+        if is_open and Effects.REVIVES_PATH in effects:
+            self._refuse_to_revive()
+        is_read_only = self.prelude is not None and self.prelude.is_read_only
+        if Effects.ESCAPES in effects and is_read_only:
+            raise ReadOnlySession("a reading session can't leave its read-only transaction")
+        if self.external_opening is not None:
+            if effects & _SESSION_EFFECTS:
+                raise PoolerRestriction("settings, locks and tables of the connection's own")
+            if Effects.ESCAPES in effects:
+                raise PoolerRestriction("text that ends the transaction and goes on")
 
     def _refuse_to_revive(self) -> None:
         """Refuse a text that could bring back a path from before it was set again."""
@@ -255,8 +299,15 @@ class SchemaState:
     def forget_plans(self) -> None:
         """Have the driver use no prepared statement of another customer."""
 
-    def clean(self) -> None:
-        """Make the connection fit for the next customer; an open transaction ends."""
+    def clean(self) -> Any:
+        """Make the connection fit for the next customer; an open transaction ends.
+
+        Has to be awaited where the driver is asynchronous.
+        """
+        raise NotImplementedError
+
+    def hang_up(self) -> None:
+        """Close the connection at once, without waiting for anything."""
         raise NotImplementedError
 
     def _transaction_status(self) -> int:

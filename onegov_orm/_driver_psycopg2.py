@@ -134,6 +134,10 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
         if not self.abandoned:
             super().close()
 
+    def hang_up(self) -> None:
+        """Close the connection at once."""
+        self.close()
+
     def reset(self) -> None:
         """Roll back and return to the settings that the connection was opened with."""
         self._soiled = True

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import QueuePool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import (
+    AsyncAdaptedQueuePool,
+    NullPool,
+    QueuePool,
+    SingletonThreadPool,
+    StaticPool,
+)
 
-from onegov_orm import _sql
-from onegov_orm._pool import Holders, driver_connection, naming_pool_class
+from onegov_orm._pool import Holders, naming_pool_class
 from onegov_orm.errors import ConfigurationError, UnsupportedDatabase
 from onegov_orm.typing import IsolationLevel
 
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Levels below this one have to be asked for by name.
 DEFAULT_ISOLATION_LEVEL: Final = "SERIALIZABLE"
-
-OLDEST_SERVER_VERSION: Final = 140_000
 
 #: Five connections are kept, ten more are opened in a rush, none grows older than an hour.
 DEFAULT_POOL: Final[Mapping[str, Any]] = {
@@ -33,11 +35,8 @@ DEFAULT_POOL: Final[Mapping[str, Any]] = {
     "pool_recycle": 3600,
 }
 
-#: Longer than this, the server waits for no transaction; in milliseconds.
-_IDLE_IN_TRANSACTION_TIMEOUT: Final = "3600000"
-
-#: How the hosts begin that are this machine, sockets included.
-_NEAR: Final = ("/", "@", "localhost", "127.", "::1")
+#: The pooler keeps the connections.
+EXTERNAL_POOL: Final[Mapping[str, Any]] = {"poolclass": NullPool}
 
 #: What an engine's configuration can't set, and where to say it instead.
 _OWNED_BY_MANAGER: Final = {
@@ -64,13 +63,17 @@ _POOL_SETTINGS: Final = (
 #: These hand a connection that is in use to somebody else.
 _SHARING_POOLS: Final = (SingletonThreadPool, StaticPool)
 
-_SYNC_DRIVERS: Final = ("psycopg2", "psycopg")
+#: The drivers of synchronous and of asynchronous managers; the first one is the default.
+_DRIVERS: Final = {False: ("psycopg2", "psycopg"), True: ("asyncpg", "psycopg")}
+
+#: A pool that belongs to somebody else, between the process and the server.
+EXTERNAL: Final = "external"
 
 
-def parse_dsn(dsn: str | URL) -> URL:
-    """Return the URL; a plain ``postgresql://`` or ``postgres://`` means psycopg2.
+def parse_dsn(dsn: str | URL, is_async: bool = False) -> URL:
+    """Return the URL; a plain ``postgresql://`` or ``postgres://`` means the default driver.
 
-    Raises `UnsupportedDatabase` for another database or driver, and `ConfigurationError`
+    That is psycopg2, or asyncpg where the manager is asynchronous. Raises `UnsupportedDatabase` for another database or driver, and `ConfigurationError`
     for what is no URL.
     """
     try:
@@ -84,73 +87,15 @@ def parse_dsn(dsn: str | URL) -> URL:
         raise UnsupportedDatabase(
             f"only PostgreSQL has the schemas this is about, the dsn names {backend}"
         )
-    driver = driver or "psycopg2"
-    if driver == "asyncpg":
-        raise UnsupportedDatabase("asyncpg is asynchronous, and this manager is not")
-    if driver not in _SYNC_DRIVERS:
-        raise UnsupportedDatabase(
-            f"the driver {driver} is not supported, use one of {', '.join(_SYNC_DRIVERS)}"
-        )
+    drivers = _DRIVERS[is_async]
+    driver = driver.removesuffix("_async") or drivers[0]
+    if driver not in drivers:
+        reason = "is not supported"
+        if driver in _DRIVERS[not is_async]:
+            manager = "SessionManager" if is_async else "AsyncSessionManager"
+            reason = f"needs the {manager}"
+        raise UnsupportedDatabase(f"the driver {driver} {reason}, use one of {', '.join(drivers)}")
     return url.set(drivername=f"postgresql+{driver}")
-
-
-class ConnectEvents:
-    """Opens an engine's connections: of the right class, with the right settings."""
-
-    def __init__(self, extensions_schema: str, strict: bool, pipeline: bool | None) -> None:
-        self._strict = strict
-        self._pipeline = pipeline
-        # The last one counts: the caller's options can change the first, and not the second.
-        self._defaults = _sql.startup_options(
-            {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_TIMEOUT}
-        )
-        self._fixed = _sql.startup_options(
-            {"search_path": f"{_sql.NEUTRAL_PATH},{extensions_schema}"}
-        )
-
-    def attach(self, engine: Engine) -> None:
-        """Listen to the engine."""
-        event.listen(engine, "do_connect", self.do_connect)
-        event.listen(engine, "connect", self.connect)
-
-    def do_connect(self, dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
-        """Open a connection."""
-        cparams = dict(cparams)
-        given = cparams.get("options", os.environ.get("PGOPTIONS", ""))
-        cparams["options"] = f"{self._defaults} {given} {self._fixed}"
-        return connection_class(dialect.driver, cparams)(*cargs, **cparams)
-
-    def connect(self, dbapi_connection: Any, record: Any) -> None:
-        """Refuse a server that is too old."""
-        connection = driver_connection(dbapi_connection)
-        info = connection.info
-        connection.strict = self._strict
-        connection.pipelines = self._pipelines(info.host)
-        version = info.server_version
-        if version < OLDEST_SERVER_VERSION:
-            connection.close()
-            raise UnsupportedDatabase(
-                f"PostgreSQL {version // 10_000} is too old, "
-                f"{OLDEST_SERVER_VERSION // 10_000} is the oldest that is supported"
-            )
-
-    def _pipelines(self, host: str | None) -> bool:
-        """Tell whether a saved round trip is worth a pipeline: over a network it is."""
-        if self._pipeline is not None:
-            return self._pipeline
-        return host is not None and not host.startswith(_NEAR)
-
-
-def connection_class(driver: str, cparams: Mapping[str, Any]) -> Any:
-    """Return what opens a connection with this driver."""
-    # Each driver is an extra of its own, so that only the one in use is imported.
-    if driver == "psycopg":
-        from onegov_orm._driver_psycopg import SchemaConnection
-
-        return SchemaConnection.connect
-    from onegov_orm._driver_psycopg2 import connect
-
-    return connect
 
 
 def make_engine(
@@ -159,11 +104,16 @@ def make_engine(
     pool_config: Mapping[str, Any] | None,
     isolation_level: IsolationLevel,
     holders: Holders,
+    *,
+    is_async: bool = False,
+    pooler: str | None = None,
 ) -> Engine:
-    """Make an engine; the caller's dictionaries are not changed."""
+    """Make an engine, a synchronous one; the caller's dictionaries are not changed."""
     config = dict(engine_config or {})
     refuse_owned(config)
-    pool = _pool_settings(config, pool_config)
+    if pooler not in (None, EXTERNAL):
+        raise ConfigurationError(f"pooler is {EXTERNAL!r} or None, not {pooler!r}")
+    pool = _pool_settings(config, pool_config, is_async, pooler)
     pool_class = pool.pop("poolclass")
     if issubclass(pool_class, _SHARING_POOLS):
         raise ConfigurationError(
@@ -175,18 +125,24 @@ def make_engine(
             f"{isolation_level!r} can't be the isolation_level, use one of "
             f"{', '.join(get_args(IsolationLevel))}"
         )
-    config.setdefault("use_native_hstore", False)
-    return create_engine(
-        url,
-        **config,
-        **pool,
-        poolclass=naming_pool_class(pool_class, holders),
-        isolation_level=isolation_level,
-    )
+    if url.get_driver_name() != "asyncpg":
+        config.setdefault("use_native_hstore", False)
+    config |= pool
+    config["poolclass"] = naming_pool_class(pool_class, holders)
+    config["isolation_level"] = isolation_level
+    if is_async:
+        # Needs greenlet, which synchronous users need not have.
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        return create_async_engine(url, **config).sync_engine
+    return create_engine(url, **config)
 
 
 def _pool_settings(
-    config: dict[str, Any], pool_config: Mapping[str, Any] | None
+    config: dict[str, Any],
+    pool_config: Mapping[str, Any] | None,
+    is_async: bool,
+    pooler: str | None,
 ) -> dict[str, Any]:
     """Take the pool's settings out of the engine's, and complete them with the defaults.
 
@@ -196,8 +152,11 @@ def _pool_settings(
     given: Mapping[str, Any] = pool_config or {}
     refuse_owned(given)
     keeps_defaults = pool_config is None and "poolclass" not in own
-    settings = {**(DEFAULT_POOL if keeps_defaults else {}), **own, **given}
+    defaults = EXTERNAL_POOL if pooler else DEFAULT_POOL
+    settings = {**(defaults if keeps_defaults else {}), **own, **given}
     settings["poolclass"] = settings.get("poolclass") or QueuePool
+    if is_async and settings["poolclass"] is QueuePool:
+        settings["poolclass"] = AsyncAdaptedQueuePool
     return settings
 
 

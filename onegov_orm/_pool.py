@@ -9,11 +9,14 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
+from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
 from onegov_orm._connection import SchemaState
-from onegov_orm.context import current_task, owner_name
+from onegov_orm._places import place
+from onegov_orm._tasks import current_task
+from onegov_orm.context import owner_name
 from onegov_orm.errors import PoolExhausted
 from onegov_orm.typing import Holder
 
@@ -26,33 +29,44 @@ if TYPE_CHECKING:
 class _Out:
     """A connection that is out of the pool: who has it is put into words when asked for."""
 
-    __slots__ = ("schema", "since", "task_name", "thread")
+    __slots__ = ("opened_at", "schema", "since", "task", "task_name", "thread")
 
-    def __init__(self) -> None:
+    def __init__(self, opened_at: str | None) -> None:
         self.schema: str | None = None
+        self.opened_at = opened_at
         self.thread = threading.current_thread()
         # A reference would keep the task, and with it the sessions that go away with it.
         task = current_task()
+        self.task = None if task is None else weakref.ref(task)
         self.task_name = None if task is None else task.get_name()
         self.since = time.monotonic()
 
     def holder(self) -> Holder:
         """Return what people read."""
-        return Holder(self.schema, owner_name(self.thread, self.task_name), self.since)
+        owner = owner_name(self.thread, self.task_name)
+        return Holder(self.schema, owner, self.since, self._is_gone(), self.opened_at)
+
+    def _is_gone(self) -> bool:
+        if self.task is None:
+            return not self.thread.is_alive()
+        task = self.task()
+        return task is None or task.done()
 
 
 class Holders:
     """Who holds which connection of one engine.
 
     Each entry is written by the one who has the connection, in single steps that need no lock.
+    With ``traces``, the place in the program is noted too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, traces: bool = False) -> None:
         self._out: dict[int, _Out] = {}
+        self._traces = traces
 
     def add(self, record: object) -> None:
         """Note that the current thread or task took the connection."""
-        self._out[id(record)] = _Out()
+        self._out[id(record)] = _Out(place() if self._traces else None)
 
     def name_schema(self, record: object, schema: str | None) -> None:
         """Note which schema the connection is used for."""
@@ -129,7 +143,10 @@ class PoolEvents:
         connection = driver_connection(dbapi_connection)
         if state.terminate_only or not isinstance(connection, SchemaState):
             return
-        connection.clean()
+        if isinstance(dbapi_connection, AdaptedConnection):
+            dbapi_connection.run_async(lambda asynchronous: asynchronous.clean())
+        else:
+            connection.clean()
 
     def checkin(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
         """Forget the holder, and let no cursor of its be used any more."""
@@ -151,9 +168,9 @@ class PoolEvents:
         self.connections = weakref.WeakSet()
 
     def close(self) -> None:
-        """Close all connections, those in use included."""
+        """Close all connections at once, those in use included."""
         for connection in list(self.connections):
-            connection.close()
+            connection.hang_up()
 
 
 #: Connections of a parent process, kept so that no finalizer talks on their sockets.
@@ -168,6 +185,7 @@ def driver_connection(dbapi_connection: Any) -> Any:
 def _is_readable(connection: Any) -> bool:
     # An idle connection hears from the server only when it is being closed, or when
     # something was reported out of turn; in both cases another one is the better choice.
+    # ``select`` would not do: it fails for file numbers above 1024.
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))

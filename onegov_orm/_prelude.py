@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property, lru_cache
 
 from onegov_orm import _sql
 from onegov_orm.names import EXTENSIONS_SCHEMA, SchemaName
 
 _BARE_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+class Access(Enum):
+    """How a session reads that can't write."""
+
+    READ_ONLY = "read only"
+    #: Serializable, on the primary: it waits for a snapshot that can't fail.
+    DEFERRABLE = "deferrable"
 
 
 @dataclass(frozen=True)
@@ -19,12 +28,16 @@ class Prelude:
     All of it is local to the transaction, so that the server itself forgets it at the end.
     ``must_exist`` makes the server refuse a connection's first transaction in a schema that
     is not there. ``settings`` are names and values of more of the server's settings.
+    ``is_read_only`` makes the server refuse to write; ``is_deferrable`` makes it wait for a
+    serializable snapshot that needs no watching, for long reports.
     """
 
     schema: SchemaName
     extensions_schema: str = EXTENSIONS_SCHEMA
     must_exist: bool = True
     settings: tuple[tuple[str, str], ...] = ()
+    is_read_only: bool = False
+    is_deferrable: bool = False
 
     @cached_property
     def search_path(self) -> tuple[str, ...]:
@@ -39,12 +52,21 @@ class Prelude:
     @cached_property
     def opening(self) -> tuple[str, ...]:
         """The statements that set all this until the end of the transaction."""
-        return (self.local, *(_sql.set_local(name, value) for name, value in self.settings))
+        first = (_sql.SET_DEFERRABLE,) if self.is_deferrable else ()
+        return (*first, *self.renewal)
+
+    @cached_property
+    def renewal(self) -> tuple[str, ...]:
+        """The same for a transaction that has begun, where it may have been lost."""
+        first = (_sql.SET_READ_ONLY,) if self.is_read_only else ()
+        settings = (_sql.set_local(name, value) for name, value in self.settings)
+        return (*first, self.local, *settings)
 
     @cached_property
     def lasting(self) -> str:
         """The same for a connection without transactions, until it is reset."""
-        return _sql.set_search_path(self.search_path)
+        path = _sql.set_search_path(self.search_path)
+        return f"{path}; {_sql.SET_READ_ONLY_BY_DEFAULT}" if self.is_read_only else path
 
     @cached_property
     def admission(self) -> tuple[str, ...]:
@@ -73,6 +95,13 @@ class Prelude:
 
 
 @lru_cache(maxsize=4096)
-def prelude_of(schema: SchemaName, extensions_schema: str) -> Prelude:
+def prelude_of(
+    schema: SchemaName, extensions_schema: str, access: Access | None = None
+) -> Prelude:
     """Return the prelude of a schema; the most recent ones are kept."""
-    return Prelude(schema, extensions_schema)
+    return Prelude(
+        schema,
+        extensions_schema,
+        is_read_only=access is not None,
+        is_deferrable=access is Access.DEFERRABLE,
+    )

@@ -7,9 +7,10 @@ the driver's connection, and `SchemaState` decides what has to be sent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.engine.base import OptionEngine
 
 from onegov_orm._connection import SchemaState
 from onegov_orm._pool import driver_connection
@@ -19,6 +20,7 @@ from onegov_orm.names import SchemaName
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine, RootTransaction, TwoPhaseTransaction
+    from sqlalchemy.pool import PoolProxiedConnection
 
     from onegov_orm._pool import Holders
 
@@ -51,6 +53,24 @@ class SchemaAwareConnection(Connection):
         return super().execution_options(**opt)
 
 
+class Route(Protocol):
+    """Where the connections of an engine come from instead of its own pool."""
+
+    def connect(self, schema: str | None) -> PoolProxiedConnection | None:
+        """Return a connection for the schema, None for one of the engine's own pool."""
+
+
+class RoutedEngine(OptionEngine):
+    """An engine derived for one schema, whose execution option ``route`` leads elsewhere."""
+
+    def raw_connection(self) -> PoolProxiedConnection:
+        """Return a connection from the pool that is the right one now."""
+        options = self._execution_options
+        route: Route | None = options.get("route")
+        connection = None if route is None else route.connect(options.get("schema"))
+        return super().raw_connection() if connection is None else connection
+
+
 class SearchPathEvents:
     """Binds the schema's prelude to the transactions of an engine."""
 
@@ -62,7 +82,8 @@ class SearchPathEvents:
         """Give the engine, and all that are derived from it later, its class of connections."""
         connection_class = type("Connection", (SchemaAwareConnection,), {"events": self})
         attributes = {"_connection_cls": connection_class}
-        option_class: Any = type("OptionEngine", (engine._option_cls,), attributes)
+        bases = _routed(engine._option_cls)
+        option_class: Any = type("OptionEngine", bases, attributes)
         option_class._option_cls = option_class
         engine._connection_cls = connection_class
         engine._option_cls = option_class
@@ -112,4 +133,11 @@ class SearchPathEvents:
             return None
         if type(schema) is not SchemaName:
             schema = SchemaName(schema, reserved=())
-        return prelude_of(schema, self.extensions_schema)
+        return prelude_of(schema, self.extensions_schema, options.get("access"))
+
+
+def _routed(option_class: Any) -> tuple[type[Any], ...]:
+    """Return the bases of an option class that can lead elsewhere."""
+    if issubclass(option_class, RoutedEngine):
+        return (option_class,)
+    return (RoutedEngine,) if option_class is OptionEngine else (RoutedEngine, option_class)

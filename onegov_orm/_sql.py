@@ -16,6 +16,9 @@ COMMIT: Final = "COMMIT"
 ROLLBACK: Final = "ROLLBACK"
 DISCARD_ALL: Final = "DISCARD ALL"
 RESET_SEARCH_PATH: Final = "RESET search_path"
+SET_READ_ONLY: Final = "SET TRANSACTION READ ONLY"
+SET_DEFERRABLE: Final = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE"
+SET_READ_ONLY_BY_DEFAULT: Final = "SET default_transaction_read_only TO on"
 
 #: Ends what one customer can leave on a connection in secret, by a function or a trigger:
 #: ``lastval()``, temporary tables, notifications, open cursors and session locks.
@@ -27,6 +30,24 @@ CLEANSE: Final = (
     "CLOSE ALL",
     "SELECT pg_catalog.pg_advisory_unlock_all()",
 )
+
+#: The same on a hot standby, which refuses the statement, and where nobody can listen.
+STANDBY_CLEANSE: Final = tuple(sql for sql in CLEANSE if not sql.startswith("UNLISTEN"))
+
+#: One row of the primary: where its log ends, and which database this is.
+LOG_END: Final = """
+    SELECT CAST(pg_catalog.pg_current_wal_insert_lsn() AS text),
+        CAST(system_identifier AS text), CAST(pg_catalog.current_database() AS text)
+    FROM pg_catalog.pg_control_system()
+"""
+
+#: The same of a replica, which tells whether it has replayed the log up to a point.
+REPLAYED: Final = """
+    SELECT pg_catalog.pg_is_in_recovery(),
+        COALESCE(pg_catalog.pg_last_wal_replay_lsn() >= CAST(CAST(:lsn AS text) AS pg_lsn), false),
+        CAST(system_identifier AS text), CAST(pg_catalog.current_database() AS text)
+    FROM pg_catalog.pg_control_system()
+"""
 
 SERVER_VERSION: Final = "SHOW server_version_num"
 
@@ -112,6 +133,18 @@ def set_local_search_path(schemas: Iterable[str]) -> str:
 def set_search_path(schemas: Iterable[str]) -> str:
     """Set the search path until the end of the connection."""
     return f"SET search_path TO {search_path(schemas)}"
+
+
+def external_opening(extensions_schema: str, idle_timeout: str) -> tuple[str, ...]:
+    """Return what a transaction behind a pooler starts with, whatever its schema.
+
+    The connections there have settings of others: a path of their own, and no limit for a
+    client that went away.
+    """
+    return (
+        set_local_search_path((NEUTRAL_PATH, extensions_schema)),
+        set_local("idle_in_transaction_session_timeout", idle_timeout),
+    )
 
 
 def require_schema(schema: str) -> str:

@@ -26,6 +26,10 @@ class Effects(Flag):
     LISTENS = auto()
     #: It returns to a savepoint, whatever the path was there, and goes on in the same text.
     REVIVES_PATH = auto()
+    #: It ends the transaction, or asks for one that may write, and goes on in the same text.
+    ESCAPES = auto()
+    #: It leaves a lock, a temporary table or a cursor that outlives the transaction.
+    NEEDS_SESSION = auto()
 
 
 #: Where a statement may begin inside a longer text, with the comments that may come first.
@@ -48,11 +52,25 @@ _OUTLIVES = re.compile(
 _OUTSIDE = re.compile(r"\s*(?:commit|rollback)\s+prepared\b", _FLAGS)
 _REVIVES = re.compile(rf"{_OPENING}rollback\b[^;]*\bto\b[^;]*;\s*\S", _FLAGS)
 _LISTENS = re.compile(r"\blisten\b", _FLAGS)
+# An END; before a dollar sign is one of PL/pgSQL's.
+_ESCAPES = re.compile(
+    rf"\bread\s+write\b|transaction_read_only"
+    rf"|{_OPENING}(?:commit|end|abort|prepare\s+transaction|rollback(?![^;]*\bto\b))\b[^;$]*;"
+    r"\s*[^\s$]",
+    _FLAGS,
+)
+_NEEDS_SESSION = re.compile(
+    r"\badvisory_lock|_advisory_lock|\bwith\s+hold\b"
+    r"|\btemp(?:orary)?\b(?![^;]*\bon\s+commit\s+drop\b)[^;]*\b(?:table|view|sequence)\b"
+    r"|\binto\s+temp(?:orary)?\b",
+    _FLAGS,
+)
 
 #: One of these words stands in every statement that has an effect at all.
 _TRIGGERS = re.compile(
     r"\bset\b|search_path|set_config|pg_settings|reset|discard|rollback|commit|begin|\bend\b"
-    r"|abort|start|prepare|dblink|load|listen",
+    r"|abort|start|prepare|dblink|load|listen|\bwrite\b|transaction_read_only|advisory_lock"
+    r"|\btemp|\bhold\b",
     re.IGNORECASE,
 )
 
@@ -62,6 +80,8 @@ _PATTERNS = (
     (_OUTSIDE.match, Effects.OUTSIDE_TRANSACTION),
     (_LISTENS.search, Effects.LISTENS),
     (_REVIVES.search, Effects.REVIVES_PATH),
+    (_ESCAPES.search, Effects.ESCAPES),
+    (_NEEDS_SESSION.search, Effects.NEEDS_SESSION),
 )
 
 

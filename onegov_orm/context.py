@@ -7,6 +7,7 @@ one asyncio task, and forgets it with that thread or task.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
+from onegov_orm._tasks import current_task
 from onegov_orm.errors import NoCurrentSchema
 from onegov_orm.names import SchemaName
 
@@ -35,6 +37,8 @@ class Current:
         self.ignores_bulk_updates = ContextVar("ignores_bulk_updates", default=False)
         self.ignores_bulk_deletes = ContextVar("ignores_bulk_deletes", default=False)
         self.is_silent = ContextVar("is_silent", default=False)
+        #: When something was last committed here, by the monotonic clock.
+        self.last_write: ContextVar[float] = ContextVar("last_write", default=-math.inf)
 
     @property
     def schema(self) -> SchemaName | None:
@@ -62,13 +66,6 @@ def switched_on(flag: ContextVar[bool]) -> Iterator[None]:
         yield
     finally:
         flag.set(before)
-
-
-def current_task() -> asyncio.Task[Any] | None:
-    """Return the asyncio task that runs here, None outside an event loop."""
-    # Outside a loop, asyncio.current_task() would raise and be caught on every request.
-    loop = asyncio._get_running_loop()
-    return None if loop is None else asyncio.current_task(loop)
 
 
 def owner_name(thread: threading.Thread, task_name: str | None) -> str:

@@ -15,6 +15,8 @@
     ├── CrossSchemaError
     ├── SearchPathMoved
     ├── ForeignConnection
+    ├── ReadOnlySession
+    ├── PoolerRestriction
     ├── BulkChangeNotSupported
     └── PoolExhausted (sqlalchemy.exc.TimeoutError)
 
@@ -154,6 +156,22 @@ class ForeignConnection(OrmError):
 
     In a forked child, call ``mgr.session()`` anew: it opens a connection of the child's own.
     """
+
+
+class ReadOnlySession(OrmError):
+    """A reading session can't write: use ``mgr.session()``, or a block without ``readonly``."""
+
+
+class PoolerRestriction(OrmError):
+    """Behind an external pooler, nothing can outlive its transaction."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} can't be used behind an external pooler, which may give each transaction "
+            "another of the server's connections: use a manager without pooler='external', "
+            "connected straight to the server, for this"
+        )
 
 
 class BulkChangeNotSupported(OrmError):

@@ -21,6 +21,10 @@ class Holder:
     schema: str | None
     owner: str
     since: float = field(default_factory=time.monotonic)
+    #: Whether the thread or task is over, and forgot to give the connection back.
+    is_gone: bool = False
+    #: Where in the program it was taken; known with ``trace_connections=True``.
+    opened_at: str | None = None
 
     @property
     def age_seconds(self) -> float:
@@ -29,4 +33,6 @@ class Holder:
 
     def __str__(self) -> str:
         schema = f'schema "{self.schema}"' if self.schema else "no schema"
-        return f"{schema}, {self.owner}, for {self.age_seconds:.1f} s"
+        gone = " (which is over)" if self.is_gone else ""
+        place = f", taken at {self.opened_at}" if self.opened_at else ""
+        return f"{schema}, {self.owner}{gone}, for {self.age_seconds:.1f} s{place}"

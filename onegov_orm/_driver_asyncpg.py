@@ -1,0 +1,283 @@
+"""How the prelude travels with asyncpg: in one simple query with ``BEGIN``.
+
+`SchemaConnection` is asyncpg's connection; SQLAlchemy's adapter and asyncpg's own transaction
+blocks both send their ``BEGIN`` by its `execute`, where the prelude joins. What is to be
+executed with parameters is prepared by `SchemaConnection.prepare`, which keeps the
+statements; the caches of SQLAlchemy's adapter and of asyncpg know no schemas, and are off.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import asyncpg
+
+from onegov_orm._connection import (
+    IDLE,
+    IN_FAILED_TRANSACTION,
+    IN_TRANSACTION,
+    SchemaState,
+)
+from onegov_orm._plans import Differences, Plan, Plans
+
+T = TypeVar("T")
+
+_BEGIN: Final = re.compile(r"\s*(?:begin|start\s+transaction)\b[^;]*;?\s*", re.IGNORECASE)
+#: As asyncpg's transaction blocks write it.
+_COMMIT: Final = "COMMIT;"
+_ROLLBACK: Final = "ROLLBACK;"
+
+_numbers = itertools.count(1)
+
+
+class Info(NamedTuple):
+    """What a connection is about."""
+
+    server_version: int
+    host: str
+    dbname: str
+    user: str
+
+
+class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
+    """An asyncpg connection whose transactions start with its schema's prelude."""
+
+    pipelines: bool = False
+    #: Whether statements are prepared under a name, which a pooler may not know.
+    keeps_plans: bool = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._begin_sql: str | None = None
+        self._is_failed = False
+        self.plans = Plans(Differences())
+        self._neutral_path = self._reported_search_path()
+        self._reports_search_path = self._neutral_path is not None
+
+    # -- what asyncpg offers, after what is due
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """Execute SQL, after what is due; without arguments as many statements as it has."""
+        if args:
+            status: str = await self._with_plan(query, "status", *args, timeout=timeout)
+            return status
+        if query in (_COMMIT, _ROLLBACK):
+            return await self._end(query)
+        if self._transaction_status() == IDLE and _BEGIN.fullmatch(query):
+            return await self._start(query.strip().rstrip(";"))
+        preamble = self._preamble_for(query)
+        # A statement that can't stand in an implicit transaction goes alone.
+        if preamble and self._wants_autocommit:
+            await self.send(preamble)
+            preamble = ""
+        return await self.send(preamble + query, timeout)
+
+    async def prepare(self, query: str, **kwargs: Any) -> Any:
+        """Prepare a statement, or return one that was prepared earlier, after what is due."""
+        await self.open_for(query)
+        schema = self.prelude.schema if self.prelude else None
+        plan = self.plans.find(query, schema)
+        if plan is None:
+            name = f"onegov_{next(_numbers):x}" if self.keeps_plans else ""
+            statement = await self._watched(
+                super().prepare(query, **{**kwargs, "name": kwargs.get("name") or name})
+            )
+            plan = Plan(self, statement, schema)
+            if self.keeps_plans and not kwargs:
+                self.plans.keep(plan)
+        return plan
+
+    async def executemany(
+        self, command: str, args: Any, *, timeout: float | None = None
+    ) -> None:
+        """Execute a statement for each set of arguments."""
+        await (await self.prepare(command)).executemany(args, timeout=timeout)
+
+    async def fetch(self, query: str, *args: Any, timeout: Any = None, **kwargs: Any) -> Any:
+        """Fetch all rows of a query."""
+        return await self._with_plan(query, "fetch", *args, timeout=timeout, **kwargs)
+
+    async def fetchrow(self, query: str, *args: Any, timeout: Any = None, **kwargs: Any) -> Any:
+        """Fetch the first row of a query."""
+        return await self._with_plan(query, "fetchrow", *args, timeout=timeout, **kwargs)
+
+    async def fetchval(
+        self, query: str, *args: Any, column: int = 0, timeout: float | None = None
+    ) -> Any:
+        """Fetch one value of a query."""
+        plan = await self.prepare(query)
+        return await plan.fetchval(*args, column=column, timeout=timeout)
+
+    async def fetchmany(self, query: str, args: Any, *, timeout: Any = None, **_: Any) -> Any:
+        """Fetch the rows of a statement for each set of arguments."""
+        return await (await self.prepare(query)).fetchmany(args, timeout=timeout)
+
+    def cursor(self, query: str, *args: Any, **kwargs: Any) -> Any:
+        """Refuse asyncpg's own cursor, which has no moment for what is due."""
+        raise asyncpg.InterfaceError("prepare() the query, and use the statement's cursor()")
+
+    async def copy_from_table(self, *args: Any, **kwargs: Any) -> Any:
+        """Copy a table out, after what is due."""
+        await self.open_for("")
+        return await self._watched(super().copy_from_table(*args, **kwargs))
+
+    async def copy_from_query(self, query: str, *args: Any, **kwargs: Any) -> Any:
+        """Copy the rows of a query out, after what is due."""
+        await self.open_for(query)
+        return await self._watched(super().copy_from_query(query, *args, **kwargs))
+
+    async def copy_to_table(self, *args: Any, **kwargs: Any) -> Any:
+        """Copy into a table, after what is due."""
+        await self.open_for("")
+        return await self._watched(super().copy_to_table(*args, **kwargs))
+
+    async def copy_records_to_table(self, *args: Any, **kwargs: Any) -> Any:
+        """Copy records into a table, after what is due."""
+        await self.open_for("")
+        return await self._watched(super().copy_records_to_table(*args, **kwargs))
+
+    async def add_listener(self, channel: str, callback: Any) -> None:
+        """Listen to a channel; the connection is closed when it is given back."""
+        await self.open_for(f"LISTEN {channel}")
+        await super().add_listener(channel, callback)
+
+    # -- what is due
+
+    async def open_for(self, query: str) -> None:
+        """Send what is due as a message of its own."""
+        preamble = self._preamble_for(query)
+        if preamble:
+            await self.send(preamble)
+
+    async def send(self, sql: str, timeout: float | None = None) -> str:
+        """Execute SQL as it is and return the server's status message."""
+        try:
+            status: str = await self._watched(super().execute(sql, timeout=timeout))
+        except BaseException:
+            self.has_failed()
+            raise
+        return status
+
+    async def clean(self) -> None:
+        """Make the connection fit for the next customer; an open transaction ends."""
+        if self.abandoned or self.is_closed():
+            return
+        if self._is_spent:
+            await self.close()
+            return
+        if not self.is_idle:
+            await self._end(_ROLLBACK)
+        self._begin_sql = self._top_xact = None
+        sql = self.cleaning()
+        if sql:
+            await self.send(sql)
+        self.was_cleaned()
+
+    def forget_plans(self) -> None:
+        """Do nothing: `Plans` knows whose the statements are."""
+
+    def expect_others(self, opening: Sequence[str]) -> None:
+        """Expect that others use the server's connection between the transactions."""
+        super().expect_others(opening)
+        self.keeps_plans = False
+
+    # -- the connection's end
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed."""
+        return bool(self.is_closed())
+
+    def fileno(self) -> int:
+        """Return the number of the socket."""
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    @property
+    def info(self) -> Info:
+        """What the connection is about, by the names that psycopg has for it."""
+        version = self.get_server_version()
+        address = self._addr if isinstance(self._addr, str) else self._addr[0]
+        number = version.major * 10_000 + version.minor
+        return Info(number, address, self._params.database, self._params.user)
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Close the connection; in a forked child the socket is left to the parent."""
+        if not self.abandoned:
+            await super().close(timeout=timeout)
+
+    def terminate(self) -> None:
+        """Close the connection at once."""
+        if not self.abandoned:
+            super().terminate()
+
+    def hang_up(self) -> None:
+        """Close the connection at once, without waiting for anything."""
+        self.terminate()
+
+    def __del__(self) -> None:
+        # The parent of a forked child goes on using the socket, and the loop's selector.
+        if not self.abandoned:
+            super().__del__()
+
+    # -- inside
+
+    async def _start(self, begin: str) -> str:
+        """Begin a transaction; one that can't is not left half open."""
+        self._begin_sql = begin
+        self._wants_autocommit = False
+        try:
+            return await self.send("; ".join(self.due("")))
+        except BaseException as error:
+            self._top_xact = None
+            if isinstance(error, asyncpg.PostgresError) and not self.is_closed():
+                await self._end(_ROLLBACK)
+            raise
+
+    async def _end(self, query: str) -> str:
+        """Commit or roll back."""
+        is_failed = self._transaction_status() == IN_FAILED_TRANSACTION
+        if is_failed:
+            self.has_failed()
+        self.transactions += 1
+        self._begin_sql = None
+        if self.is_idle:
+            return ""
+        status: str = await self._watched(super().execute(query))
+        if query == _COMMIT and status.upper() == "ROLLBACK":
+            self.has_failed()
+            raise asyncpg.InFailedSQLTransactionError(
+                "the transaction failed earlier and was rolled back: nothing was committed"
+            )
+        return status
+
+    def _preamble_for(self, query: str) -> str:
+        self._wants_autocommit = self._begin_sql is None
+        return self.preamble(query)
+
+    async def _with_plan(self, query: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        plan = await self.prepare(query)
+        return await getattr(plan, method)(*args, **kwargs)
+
+    async def _watched(self, work: Awaitable[T]) -> T:
+        """Note whether the transaction goes on, which asyncpg does not tell."""
+        try:
+            result = await work
+        except BaseException:
+            self._is_failed = True
+            raise
+        self._is_failed = False
+        return result
+
+    def _transaction_status(self) -> int:
+        if not self.is_in_transaction():
+            return IDLE
+        return IN_FAILED_TRANSACTION if self._is_failed else IN_TRANSACTION
+
+    def _reported_search_path(self) -> str | None:
+        return getattr(self.get_settings(), "search_path", None)
+
+    def _begin(self) -> str:
+        return self._begin_sql or "BEGIN"

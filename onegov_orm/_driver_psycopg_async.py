@@ -1,0 +1,226 @@
+"""How the prelude travels with psycopg 3 under asyncio: the same messages, awaited.
+
+See `_driver_psycopg`; what is decided is the same, and so is what reaches the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg.generators import execute as executed
+from psycopg.rows import AsyncRowFactory, tuple_row
+
+from onegov_orm._connection import IN_FAILED_TRANSACTION
+from onegov_orm._psycopg import DeclaredCursor, PsycopgState, cursor_class, refuse_if_late
+from onegov_orm._two_phase import AsyncTwoPhase
+
+
+class SchemaAsyncCursor(psycopg.AsyncCursor[Any]):
+    """A cursor that sends what is due ahead of its statement."""
+
+    connection: SchemaAsyncConnection
+    #: How often the connection had been given back when the cursor was made.
+    checkins: int | None = None
+
+    async def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
+        """Execute the statement, after what is due."""
+        refuse_if_late(self)
+        connection = self.connection
+        due = connection.due_for(query)
+        if not due:
+            return await super().execute(query, params, **kwargs)
+        if not connection.can_pipeline(query):
+            await connection.send("; ".join(due))
+            return await super().execute(query, params, **kwargs)
+        async with connection.sending(due):
+            return await super().execute(query, params, **kwargs)
+
+    async def executemany(self, query: Any, params_seq: Any, **kwargs: Any) -> None:
+        """Execute the statement for each set of parameters, after what is due."""
+        refuse_if_late(self)
+        await self.connection.open_for(query)
+        await super().executemany(query, params_seq, **kwargs)
+
+    async def stream(self, query: Any, params: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """Iterate over the rows as they come, after what is due."""
+        refuse_if_late(self)
+        await self.connection.open_for(query)
+        async for row in super().stream(query, params, **kwargs):
+            yield row
+
+    @asynccontextmanager
+    async def copy(self, statement: Any, params: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """Run a COPY, after what is due."""
+        refuse_if_late(self)
+        await self.connection.open_for(statement)
+        async with super().copy(statement, params, **kwargs) as copy:
+            yield copy
+
+
+class SchemaAsyncServerCursor(DeclaredCursor, psycopg.AsyncServerCursor[Any]):
+    """A cursor on the server, declared after what is due."""
+
+    connection: SchemaAsyncConnection
+
+    async def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
+        """Declare the cursor for this query, after what is due."""
+        refuse_if_late(self)
+        await self.connection.open_for(query)
+        self.declared_in = self.connection.transactions
+        return await super().execute(query, params, **kwargs)
+
+    async def fetchone(self) -> Any:
+        """Fetch the next row, None after the last."""
+        self.refuse_if_over()
+        return await super().fetchone()
+
+    async def fetchmany(self, size: int = 0) -> list[Any]:
+        """Fetch the next rows."""
+        self.refuse_if_over()
+        return await super().fetchmany(size)
+
+    async def fetchall(self) -> list[Any]:
+        """Fetch all rows that are left."""
+        self.refuse_if_over()
+        return await super().fetchall()
+
+    def __aiter__(self) -> Any:
+        self.refuse_if_over()
+        return super().__aiter__()
+
+    async def __anext__(self) -> Any:
+        self.refuse_if_over()
+        return await super().__anext__()
+
+    async def scroll(self, value: int, mode: Any = "relative") -> None:
+        """Move the cursor by a number of rows, or to a row."""
+        self.refuse_if_over()
+        await super().scroll(value, mode)
+
+    async def close(self) -> None:
+        """Close the cursor; on the server only if its transaction is not over."""
+        if self.is_alive():
+            await super().close()
+        else:
+            await psycopg.AsyncCursor.close(self)
+
+
+class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection[Any]):
+    """An asynchronous psycopg connection whose transactions start with the prelude."""
+
+    def __init__(self, pgconn: Any, row_factory: AsyncRowFactory[Any] = tuple_row) -> None:
+        super().__init__(pgconn, row_factory)
+        self.notice_path()
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", *, autocommit: bool = False, **kwargs: Any) -> Any:
+        """Connect; takes what ``psycopg.AsyncConnection.connect`` takes."""
+        connection = await super().connect(conninfo, autocommit=True, **kwargs)
+        connection._wants_autocommit = autocommit
+        return connection
+
+    def cursor(self, name: str = "", **kwargs: Any) -> Any:
+        """Return a cursor of the class asked for, which sends what is due by itself."""
+        if name:
+            self.server_cursor_factory = cursor_class(
+                SchemaAsyncServerCursor, self.server_cursor_factory
+            )
+        else:
+            self.cursor_factory = cursor_class(SchemaAsyncCursor, self.cursor_factory)
+        cursor: Any = super().cursor(name, **kwargs)
+        cursor.checkins = self.checkins
+        return cursor
+
+    async def open_for(self, query: Any) -> None:
+        """Send what is due as a message of its own."""
+        due = self.due_for(query)
+        if due:
+            await self.send("; ".join(due))
+
+    @asynccontextmanager
+    async def sending(self, statements: Sequence[str]) -> AsyncIterator[None]:
+        """Send the statements together with what is executed inside the block."""
+        try:
+            async with super().pipeline():
+                for statement in statements:
+                    await psycopg.AsyncCursor(self).execute(statement.encode(), prepare=False)
+                yield
+        except BaseException:
+            self.has_failed()
+            raise
+
+    async def send(self, sql: str) -> str:
+        """Execute SQL as it is and return the server's status message."""
+        if self.pgconn.pipeline_status:
+            await psycopg.AsyncCursor(self).execute(sql.encode(), prepare=False)
+            return ""
+        try:
+            async with self.lock:
+                self.pgconn.send_query(sql.encode())
+                results = await self.wait(executed(self.pgconn))
+        except BaseException:
+            self.has_failed()
+            raise
+        return [self.check(result) for result in results][-1]
+
+    async def clean(self) -> None:
+        """Make the connection fit for the next customer; an open transaction ends."""
+        if self.abandoned or self.closed:
+            return
+        if self._is_spent:
+            await self.close()
+            return
+        await self.rollback()
+        sql = self.cleaning()
+        if sql:
+            await self.send(sql)
+        self.was_cleaned()
+
+    async def commit(self) -> None:
+        """Commit; raises ``InFailedSqlTransaction`` where only a rollback is possible."""
+        if self._transaction_status() == IN_FAILED_TRANSACTION:
+            await self.rollback()
+            self.refuse_failed_commit()
+        await super().commit()
+        self.transactions += 1
+
+    async def rollback(self) -> None:
+        """Roll the transaction back, if there is one."""
+        if self.expect_rollback():
+            await super().rollback()
+
+    async def close(self) -> None:
+        """Close the connection; in a forked child the socket is left to the parent."""
+        if not self.abandoned:
+            await super().close()
+
+    def hang_up(self) -> None:
+        """Close the connection at once, without waiting for anything."""
+        if not self.abandoned:
+            self.pgconn.finish()
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[Any]:
+        """Return a pipeline of psycopg's, after what is due."""
+        await self.open_for("")
+        async with super().pipeline() as pipeline:
+            yield pipeline
+
+    @asynccontextmanager
+    async def transaction(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Return a block of psycopg's: a savepoint in the transaction that is open."""
+        await self.open_for("")
+        async with super().transaction(*args, **kwargs) as transaction:
+            yield transaction
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether statements commit by themselves."""
+        return self._wants_autocommit
+
+    async def set_autocommit(self, value: bool) -> None:
+        """Make statements commit by themselves, or not."""
+        self.want_autocommit(value)

@@ -1,0 +1,145 @@
+"""What the synchronous and the asynchronous connections of psycopg 3 share: decisions, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql as psycopg_sql
+
+from onegov_orm._connection import IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
+
+SUCCESSES: Final = (psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK)
+
+
+class PsycopgState(SchemaState):
+    """What a connection of psycopg's knows of its schema."""
+
+    #: Whether what is due travels with the first statement, in a pipeline. It saves a
+    #: round trip, and costs the processor more than a round trip on the same machine.
+    pipelines: bool = False
+
+    # What the driver's connection has.
+    pgconn: Any
+    info: Any
+    isolation_level: Any
+    read_only: bool | None
+    deferrable: bool | None
+    prepare_threshold: int | None
+
+    def notice_path(self) -> None:
+        """Note what the search path is before anything was done."""
+        self._neutral_path = self._reported_search_path()
+        self._reports_search_path = self._neutral_path is not None
+
+    def can_pipeline(self, query: Any) -> bool:
+        """Tell whether what is due can travel in a pipeline with the query.
+
+        Several statements in one text can't.
+        """
+        if not self.pipelines or self._wants_autocommit or self.pgconn.pipeline_status:
+            return False
+        return ";" not in text_of(query, self)
+
+    def due_for(self, query: Any) -> Sequence[str]:
+        """Return the statements that are due before the query."""
+        text = text_of(query, self)
+        return self.due_in_pipeline(text) if self.pgconn.pipeline_status else self.due(text)
+
+    def forget_plans(self) -> None:
+        """Prepare no statements any more.
+
+        The types of a prepared statement's parameters are those of the schema it was made
+        for, and an enum of the same name in another schema is another type.
+        """
+        self.prepare_threshold = None
+
+    def refuse_failed_commit(self) -> None:
+        """Raise ``InFailedSqlTransaction``, after the rollback of what could not be committed."""
+        raise psycopg.errors.InFailedSqlTransaction(
+            "the transaction failed earlier and was rolled back: nothing was committed"
+        )
+
+    def expect_rollback(self) -> bool:
+        """Note that a transaction ends; tell whether there is anything to roll back."""
+        if self.abandoned or self.pgconn.status == psycopg.pq.ConnStatus.BAD:
+            return False
+        if self._transaction_status() == IN_FAILED_TRANSACTION:
+            self.has_failed()
+        self.transactions += 1
+        return True
+
+    def want_autocommit(self, value: bool) -> None:
+        """Make statements commit by themselves, or not."""
+        if self._transaction_status() != IDLE and not self.pgconn.pipeline_status:
+            raise psycopg.ProgrammingError(
+                "autocommit can't be changed inside a transaction: commit or roll back first"
+            )
+        self._wants_autocommit = bool(value)
+
+    def check(self, result: Any) -> str:
+        """Return the server's status message; raises the error that it sent."""
+        if result.status not in SUCCESSES:
+            self.has_failed()
+            raise psycopg.errors.error_from_result(result, encoding=self.info.encoding)
+        return (result.command_status or b"").decode()
+
+    def _transaction_status(self) -> int:
+        return self.pgconn.transaction_status  # type: ignore[no-any-return]
+
+    def _reported_search_path(self) -> str | None:
+        reported = self.pgconn.parameter_status(b"search_path")
+        return None if reported is None else reported.decode()
+
+    def _begin(self) -> str:
+        level = self.isolation_level
+        name = None if level is None else level.name.replace("_", " ")
+        return begin_sql(name, self.read_only, self.deferrable)
+
+
+class DeclaredCursor:
+    """What a cursor on the server knows of the transaction that it was declared in."""
+
+    connection: Any
+    withhold: Any
+    #: How often the connection had been given back when the cursor was made.
+    checkins: int | None = None
+    declared_in: int | None = None
+
+    def refuse_if_over(self) -> None:
+        """Raise ``ProgrammingError`` if the cursor is gone with its transaction."""
+        if not self.is_alive():
+            raise psycopg.ProgrammingError("the transaction of this server-side cursor is over")
+
+    def is_alive(self) -> bool:
+        """Tell whether the server still has the cursor."""
+        if self.declared_in is None or self.checkins != self.connection.checkins:
+            return False
+        return bool(self.withhold) or self.declared_in == self.connection.transactions
+
+
+def refuse_if_late(cursor: Any) -> None:
+    """Raise ``InterfaceError`` if the cursor's connection may be somebody else's by now."""
+    if cursor.checkins is not None and cursor.checkins != cursor.connection.checkins:
+        raise psycopg.InterfaceError("the cursor's connection was given back to the pool")
+
+
+def cursor_class(own: Any, given: Any) -> Any:
+    """Return a cursor class of ours, with the caller's as a base class."""
+    if issubclass(given, own):
+        return given
+    if issubclass(own, given):
+        return own
+    return type(f"Schema{given.__name__}", (own, given), {})
+
+
+def text_of(query: Any, connection: Any) -> str:
+    """Return the text of whatever psycopg takes as a query."""
+    if isinstance(query, str):
+        return query
+    if isinstance(query, bytes):
+        return query.decode(errors="replace")
+    if isinstance(query, psycopg_sql.Composable):
+        return query.as_string(connection)
+    return str(query)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from onegov_orm.changes import Change, ChangeSet, Kind
 from onegov_orm.errors import (
     BulkChangeNotSupported,
@@ -24,9 +26,14 @@ from onegov_orm.errors import (
 )
 from onegov_orm.names import SchemaName
 from onegov_orm.provisioning import query_schemas
+from onegov_orm.replicas import ReplicaStatus
 from onegov_orm.session_manager import SessionManager
 
+if TYPE_CHECKING:
+    from onegov_orm.session_manager_async import AsyncSessionManager
+
 __all__ = [
+    "AsyncSessionManager",
     "BulkChangeNotSupported",
     "Change",
     "ChangeSet",
@@ -43,6 +50,7 @@ __all__ = [
     "PoolExhausted",
     "PoolerRestriction",
     "ReadOnlySession",
+    "ReplicaStatus",
     "SchemaExists",
     "SchemaName",
     "SchemaNotFound",
@@ -51,3 +59,12 @@ __all__ = [
     "UnsupportedDatabase",
     "query_schemas",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # SQLAlchemy's asyncio needs greenlet, which who has no asynchronous code may not have.
+    if name == "AsyncSessionManager":
+        from onegov_orm.session_manager_async import AsyncSessionManager
+
+        return AsyncSessionManager
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, Final
 
 import tenacity
@@ -72,20 +72,60 @@ class Attempt:
             self._block.__exit__(kind, value, traceback)
         except BaseException as error:
             kind, value, traceback = type(error), error, error.__traceback__
-        if kind is not None and not issubclass(kind, Exception):
-            raise value
-        return bool(self._attempt.__exit__(kind, value, traceback))
+        return _end(self._attempt, kind, value, traceback)
+
+
+class AsyncAttempt:
+    """One try of a block of work, as an asynchronous context manager."""
+
+    def __init__(self, attempt: Any, block: Any) -> None:
+        self._attempt = attempt
+        self._block = block
+
+    @property
+    def number(self) -> int:
+        """Which try this is, from 1."""
+        return int(self._attempt.retry_state.attempt_number)
+
+    async def __aenter__(self) -> Any:
+        self._attempt.__enter__()
+        return await self._block.__aenter__()
+
+    async def __aexit__(self, kind: Any, value: Any, traceback: Any) -> bool:
+        try:
+            await self._block.__aexit__(kind, value, traceback)
+        except BaseException as error:
+            kind, value, traceback = type(error), error, error.__traceback__
+        return _end(self._attempt, kind, value, traceback)
 
 
 def attempts(tries: int, new_block: Callable[[], Any]) -> Iterator[Attempt]:
     """Yield attempts until one succeeds, at the most ``tries``; the last error is raised."""
+    for attempt in tenacity.Retrying(**_policy(tries)):
+        yield Attempt(attempt, new_block())
+
+
+async def async_attempts(
+    tries: int, new_block: Callable[[], Any]
+) -> AsyncGenerator[AsyncAttempt, None]:
+    """Yield attempts in the same way, and wait between them without blocking the loop."""
+    async for attempt in tenacity.AsyncRetrying(**_policy(tries)):
+        yield AsyncAttempt(attempt, new_block())
+
+
+def _end(attempt: Any, kind: Any, value: Any, traceback: Any) -> bool:
+    """Keep an error for the next try to decide about; what is no Exception is raised."""
+    if kind is not None and not issubclass(kind, Exception):
+        raise value
+    return bool(attempt.__exit__(kind, value, traceback))
+
+
+def _policy(tries: int) -> dict[str, Any]:
     if tries < 1:
         raise ValueError(f"tries must be at least 1, not {tries}")
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(tries),
-        wait=wait_seconds,
-        retry=tenacity.retry_if_exception(is_retryable),
-        reraise=True,
-    )
-    for attempt in retrying:
-        yield Attempt(attempt, new_block())
+    return {
+        "stop": tenacity.stop_after_attempt(tries),
+        "wait": wait_seconds,
+        "retry": tenacity.retry_if_exception(is_retryable),
+        "reraise": True,
+    }

@@ -34,9 +34,7 @@ NOBODY: Final = object()
 SOMEBODY: Final = object()
 
 #: What leaves something on the connection, which somebody else may have next.
-_SESSION_EFFECTS: Final = (
-    Effects.OUTLIVES_TRANSACTION | Effects.LISTENS | Effects.NEEDS_SESSION
-)
+_SESSION_EFFECTS: Final = Effects.OUTLIVES_TRANSACTION | Effects.LISTENS | Effects.NEEDS_SESSION
 
 begin_sql = lru_cache(maxsize=64)(_sql.begin)
 

@@ -17,6 +17,7 @@ from sqlalchemy.schema import CreateIndex, CreateSequence, CreateTable, Executab
 from sqlalchemy.sql.ddl import SchemaGenerator
 from sqlalchemy.types import SchemaType
 
+from onegov_orm import _sql
 from onegov_orm.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _run(connection: Connection, entries: Sequence[Entry]) -> None:
     if entries:
         # A semicolon of its own line, since a statement may end in a comment.
         script = "".join(f"{entry.sql}\n;\n" for entry in entries)
-        connection.exec_driver_sql(script, execution_options={"no_parameters": True})
+        connection.exec_driver_sql(_sql.SCRIPT + script, execution_options={"no_parameters": True})
 
 
 def _lacking(entries: Iterable[Entry], inventory: Inventory, is_first: bool) -> list[Entry]:

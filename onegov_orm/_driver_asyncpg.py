@@ -15,20 +15,21 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
+from onegov_orm import _sql
 from onegov_orm._connection import (
     IDLE,
     IN_FAILED_TRANSACTION,
     IN_TRANSACTION,
     SchemaState,
 )
-from onegov_orm._plans import Differences, Plan, Plans
+from onegov_orm._plans import Differences, Plan, Plans, Script
 
 T = TypeVar("T")
 
 _BEGIN: Final = re.compile(r"\s*(?:begin|start\s+transaction)\b[^;]*;?\s*", re.IGNORECASE)
 #: As asyncpg's transaction blocks write it.
-_COMMIT: Final = "COMMIT;"
-_ROLLBACK: Final = "ROLLBACK;"
+_COMMIT: Final = f"{_sql.COMMIT};"
+_ROLLBACK: Final = f"{_sql.ROLLBACK};"
 
 _numbers = itertools.count(1)
 
@@ -77,6 +78,8 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
 
     async def prepare(self, query: str, **kwargs: Any) -> Any:
         """Prepare a statement, or return one that was prepared earlier, after what is due."""
+        if query.startswith(_sql.SCRIPT):
+            return Script(self, query)
         await self.open_for(query)
         schema = self.prelude.schema if self.prelude else None
         plan = self.plans.find(query, schema)
@@ -90,9 +93,7 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
                 self.plans.keep(plan)
         return plan
 
-    async def executemany(
-        self, command: str, args: Any, *, timeout: float | None = None
-    ) -> None:
+    async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
         """Execute a statement for each set of arguments."""
         await (await self.prepare(command)).executemany(args, timeout=timeout)
 
@@ -141,7 +142,7 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
 
     async def add_listener(self, channel: str, callback: Any) -> None:
         """Listen to a channel; the connection is closed when it is given back."""
-        await self.open_for(f"LISTEN {channel}")
+        await self.open_for(_sql.listen(channel))
         await super().add_listener(channel, callback)
 
     # -- what is due
@@ -246,7 +247,7 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         if self.is_idle:
             return ""
         status: str = await self._watched(super().execute(query))
-        if query == _COMMIT and status.upper() == "ROLLBACK":
+        if query == _COMMIT and status == _sql.ROLLBACK:
             self.has_failed()
             raise asyncpg.InFailedSQLTransactionError(
                 "the transaction failed earlier and was rolled back: nothing was committed"
@@ -280,4 +281,4 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         return getattr(self.get_settings(), "search_path", None)
 
     def _begin(self) -> str:
-        return self._begin_sql or "BEGIN"
+        return self._begin_sql or _sql.BEGIN

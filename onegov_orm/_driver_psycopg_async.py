@@ -221,6 +221,10 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
         """Whether statements commit by themselves."""
         return self._wants_autocommit
 
+    @autocommit.setter
+    def autocommit(self, value: bool) -> None:
+        raise AttributeError("await set_autocommit(value) instead")
+
     async def set_autocommit(self, value: bool) -> None:
         """Make statements commit by themselves, or not."""
         self.want_autocommit(value)

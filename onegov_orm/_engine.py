@@ -73,8 +73,9 @@ EXTERNAL: Final = "external"
 def parse_dsn(dsn: str | URL, is_async: bool = False) -> URL:
     """Return the URL; a plain ``postgresql://`` or ``postgres://`` means the default driver.
 
-    That is psycopg2, or asyncpg where the manager is asynchronous. Raises `UnsupportedDatabase` for another database or driver, and `ConfigurationError`
-    for what is no URL.
+    That is psycopg2, or asyncpg where the manager is asynchronous. Raises
+    `UnsupportedDatabase` for another database or driver, and `ConfigurationError` for what is
+    no URL.
     """
     try:
         url = make_url(dsn)
@@ -88,10 +89,10 @@ def parse_dsn(dsn: str | URL, is_async: bool = False) -> URL:
             f"only PostgreSQL has the schemas this is about, the dsn names {backend}"
         )
     drivers = _DRIVERS[is_async]
-    driver = driver.removesuffix("_async") or drivers[0]
+    driver = (driver.removesuffix("_async") if is_async else driver) or drivers[0]
     if driver not in drivers:
         reason = "is not supported"
-        if driver in _DRIVERS[not is_async]:
+        if driver.removesuffix("_async") in (*_DRIVERS[False], *_DRIVERS[True]):
             manager = "SessionManager" if is_async else "AsyncSessionManager"
             reason = f"needs the {manager}"
         raise UnsupportedDatabase(f"the driver {driver} {reason}, use one of {', '.join(drivers)}")

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
-from contextvars import ContextVar
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from onegov_orm._bulk import BulkEvents
 from onegov_orm._changes import Announcer, FlushEvents
+from onegov_orm._connecting import ConnectEvents, Kind
 from onegov_orm._engine import (
     DEFAULT_ISOLATION_LEVEL,
-    ConnectEvents,
     make_engine,
     parse_dsn,
     refuse_owned,
 )
 from onegov_orm._identity import IdentityEvents
+from onegov_orm._manager_context import ManagerContext
 from onegov_orm._pool import Holders, PoolEvents
+from onegov_orm._prelude import Access
+from onegov_orm._readonly import ReadOnlyEvents
 from onegov_orm._search_path import SearchPathEvents
 from onegov_orm._session import SchemaSession
 from onegov_orm._stamp import revision_stamp
-from onegov_orm.context import Current, switched_on
+from onegov_orm.context import Current
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.names import (
     EXTENSIONS_SCHEMA,
@@ -37,23 +38,27 @@ from onegov_orm.names import (
     parsed,
 )
 from onegov_orm.provisioning import Provisioner
+from onegov_orm.replicas import Replicas
 from onegov_orm.signals import Signals
 from onegov_orm.transactions import CompletionEvents, JoiningEvents
 from onegov_orm.typing import DeclarativeBase, IsolationLevel
 
 if TYPE_CHECKING:
-    from blinker import Signal
     from sqlalchemy.engine import URL, Engine
 
 REQUIRED_EXTENSIONS: Final = frozenset({"btree_gist", "hstore", "unaccent"})
+
+#: How old the data of a replica may be.
+MAX_LAG_SECONDS: Final = 10.0
+
+#: The strictest one that a hot standby can have.
+_STANDBY_ISOLATION_LEVEL: Final = "REPEATABLE READ"
 
 #: For how many schemas the derived engine, which has no connections of its own, is kept.
 _MAX_KEPT_ENGINES: Final = 256
 
 #: What a session's configuration can't set: these make a session work in its schema.
 _OWNED_BY_MANAGER: Final = ("bind", "binds", "info")
-
-_active: ContextVar[weakref.ref[BaseSessionManager] | None] = ContextVar("active", default=None)
 
 
 class SessionFactory(sessionmaker[Any]):
@@ -68,8 +73,11 @@ class SessionFactory(sessionmaker[Any]):
         return super().__call__(**(config if "bind" in config else self._options() | config))
 
 
-class BaseSessionManager:
+class BaseSessionManager(ManagerContext):
     """The state and the decisions of a manager; see `SessionManager` for the options."""
+
+    _is_async: ClassVar[bool] = False
+    _known_bases: tuple[DeclarativeBase, ...] = ()
 
     def __init__(
         self,
@@ -88,8 +96,12 @@ class BaseSessionManager:
         extensions_schema: str = EXTENSIONS_SCHEMA,
         shared_schema: str = SHARED_SCHEMA,
         migrations: str | os.PathLike[str] | None = None,
+        pooler: Literal["external"] | None = None,
+        replicas: Iterable[str | URL] = (),
+        max_lag_seconds: float = MAX_LAG_SECONDS,
+        trace_connections: bool = False,
     ) -> None:
-        self.url = parse_dsn(dsn)
+        self.url = parse_dsn(dsn, self._is_async)
         #: The database's URL as it was given, password included.
         self.dsn = dsn if isinstance(dsn, str) else dsn.render_as_string(hide_password=False)
         self.bases: list[DeclarativeBase] = [base]
@@ -101,7 +113,36 @@ class BaseSessionManager:
         self.reserved = RESERVED | {extensions_schema, shared_schema} | frozenset(reserved)
         self._current = Current()
         self._announcer = Announcer(self.signals, self._current)
-        self.provisioner = Provisioner(
+        self.provisioner = self._new_provisioner(extensions_schema, shared_schema, migrations)
+        self._holders = Holders(trace_connections)
+        self._pool_events = PoolEvents(self._holders)
+        self._kind = Kind(extensions_schema, strict, pipeline, is_external=pooler is not None)
+        self._identity = IdentityEvents()
+        self.listen_to_bases()
+        self._keep_session = keep_session
+        self._completions = CompletionEvents(
+            self.signals, self._announcer, transaction_manager, self._wait
+        )
+        make = partial(
+            make_engine,
+            engine_config=engine_config,
+            pool_config=pool_config,
+            holders=self._holders,
+            is_async=self._is_async,
+            pooler=pooler,
+        )
+        self._make_engines(make, isolation_level, replicas, max_lag_seconds)
+        self._engine_of = lru_cache(maxsize=_MAX_KEPT_ENGINES)(self._derive_engine)
+        self.session_factory = self._make_session_factory(session_config)
+        self.register_session(self.session_factory)
+
+    def _new_provisioner(
+        self,
+        extensions_schema: str,
+        shared_schema: str,
+        migrations: str | os.PathLike[str] | None,
+    ) -> Provisioner:
+        provisioner = Provisioner(
             self.bases,
             self.required_extensions,
             self.signals,
@@ -109,136 +150,8 @@ class BaseSessionManager:
             str(SchemaName(shared_schema, reserved=())),
         )
         if migrations is not None:
-            self.provisioner.stamps.append(revision_stamp(migrations))
-        self._holders = Holders()
-        self._pool_events = PoolEvents(self._holders)
-        self._engine_listeners = (
-            ConnectEvents(extensions_schema, strict, pipeline),
-            SearchPathEvents(extensions_schema, self._holders),
-            self._pool_events,
-        )
-        self._identity = IdentityEvents()
-        self._known_bases: list[DeclarativeBase] = []
-        self._listen_to_bases()
-        self._keep_session = keep_session
-        self._completions = CompletionEvents(self.signals, self._announcer, transaction_manager)
-        self.engine = make_engine(
-            self.url, engine_config, pool_config, isolation_level, self._holders
-        )
-        self.register_engine(self.engine)
-        self._engine_of = lru_cache(maxsize=_MAX_KEPT_ENGINES)(self._derive_engine)
-        self.session_factory = self._make_session_factory(session_config)
-        self.register_session(self.session_factory)
-
-    # -- names kept for callers
-
-    @property
-    def on_schema_init(self) -> Signal:
-        """The signal of a new schema, with its connection, before the commit."""
-        return self.signals.on_schema_init
-
-    @property
-    def on_transaction_join(self) -> Signal:
-        """The signal of a session that begins a transaction."""
-        return self.signals.on_transaction_join
-
-    @property
-    def on_insert(self) -> Signal:
-        """The signal of an object that was inserted."""
-        return self.signals.on_insert
-
-    @property
-    def on_update(self) -> Signal:
-        """The signal of an object that was updated."""
-        return self.signals.on_update
-
-    @property
-    def on_delete(self) -> Signal:
-        """The signal of an object that was deleted."""
-        return self.signals.on_delete
-
-    @property
-    def on_commit(self) -> Signal:
-        """The signal of a committed transaction, with its net changes."""
-        return self.signals.on_commit
-
-    @property
-    def on_hook_error(self) -> Signal:
-        """The signal of post-processing that failed."""
-        return self.signals.on_hook_error
-
-    @property
-    def created_schemas(self) -> set[str]:
-        """The schemas that this process made, or found complete."""
-        return self.provisioner.created_schemas
-
-    @property
-    def created_extensions(self) -> set[str]:
-        """The extensions that this process made, or found."""
-        return self.provisioner.created_extensions
-
-    @property
-    def current_schema(self) -> str | None:
-        """The schema that is current in this thread or task, None if there is none."""
-        return self._current.schema
-
-    @property
-    def default_locale(self) -> str | None:
-        """The locale that translations fall back to, in this thread or task."""
-        return self._current.default_locale.get()
-
-    @default_locale.setter
-    def default_locale(self, value: str | None) -> None:
-        self._current.default_locale.set(value)
-
-    @property
-    def current_locale(self) -> str | None:
-        """The locale of this thread or task."""
-        return self._current.current_locale.get()
-
-    @current_locale.setter
-    def current_locale(self, value: str | None) -> None:
-        self._current.current_locale.set(value)
-
-    def set_locale(self, default_locale: str | None, current_locale: str | None) -> None:
-        """Set the locales of this thread or task."""
-        self.default_locale = default_locale
-        self.current_locale = current_locale
-
-    # -- the active manager
-
-    def set_active(self) -> None:
-        """Make this the active manager of this thread or task; it is held weakly."""
-        _active.set(weakref.ref(self))
-
-    @staticmethod
-    def get_active() -> Any | None:
-        """Return the active manager of this thread or task, None if there is none."""
-        reference = _active.get()
-        return None if reference is None else reference()
-
-    def activate(self) -> None:
-        """Make this the active manager; the same as `set_active`."""
-        self.set_active()
-
-    def deactivate(self) -> None:
-        """Have no active manager any more, if it is this one."""
-        if self.get_active() is self:
-            _active.set(None)
-
-    # -- switches, each for the current thread or task alone
-
-    def ignore_bulk_updates(self) -> AbstractContextManager[None]:
-        """Let bulk updates through inside the block, without announcing them."""
-        return switched_on(self._current.ignores_bulk_updates)
-
-    def ignore_bulk_deletes(self) -> AbstractContextManager[None]:
-        """Let bulk deletes through inside the block, without announcing them."""
-        return switched_on(self._current.ignores_bulk_deletes)
-
-    def disable_change_signals(self) -> AbstractContextManager[None]:
-        """Announce no changes made inside the block, not in ``on_commit`` either."""
-        return switched_on(self._current.is_silent)
+            provisioner.stamps.append(revision_stamp(migrations))
+        return provisioner
 
     # -- names
 
@@ -256,17 +169,27 @@ class BaseSessionManager:
 
     def register_engine(self, engine: Engine) -> None:
         """Make an engine's connections work in the schema of the session they are used for."""
-        for listener in self._engine_listeners:
+        self._attach_to_engine(getattr(engine, "sync_engine", engine), self._kind)
+
+    def _attach_to_engine(self, engine: Engine, kind: Kind) -> None:
+        for listener in (
+            ConnectEvents(kind),
+            SearchPathEvents(kind.extensions_schema, self._holders),
+            self._pool_events,
+        ):
             listener.attach(engine)
 
     def register_session(self, session: Any) -> None:
         """Make sessions take part in transactions and signals.
 
-        Takes a session, a session class, a sessionmaker or a scoped session.
+        Takes a session, a session class, a sessionmaker or a scoped session; an asynchronous
+        manager takes an asynchronous session or sessionmaker too.
         """
+        session = self._synchronous(session)
         if self.transaction_manager is not None:
             JoiningEvents(self.transaction_manager, self._keep_session).attach(session)
         for listener in (
+            ReadOnlyEvents(),
             self._completions,
             FlushEvents(self._announcer),
             BulkEvents(self._announcer),
@@ -274,18 +197,72 @@ class BaseSessionManager:
         ):
             listener.attach(session)
 
-    def options_of(self, schema: SchemaName) -> dict[str, Any]:
+    def options_of(self, schema: SchemaName, access: Access | None = None) -> dict[str, Any]:
         """Return what makes a session work in the schema, as its constructor takes it."""
         return {
-            "bind": self._engine_of(schema),
+            "bind": self._engine_of(schema, access),
             "info": {"schema": schema},
         }
 
-    def _derive_engine(self, schema: SchemaName) -> Engine:
+    def _derive_engine(self, schema: SchemaName, access: Access | None) -> Any:
         """Return the engine as it is for one schema: the same pool, other options."""
-        return self.engine.execution_options(schema=schema)
+        options: dict[str, Any] = {"schema": schema}
+        if access is not None:
+            options["access"] = access
+            # A standby can't be serializable.
+            options["route"] = self.replicas if access is Access.READ_ONLY else None
+        return self.sync_engine.execution_options(**options)
 
-    def _make_session_factory(self, session_config: Mapping[str, Any] | None) -> SessionFactory:
+    def _make_engines(
+        self,
+        make: Callable[..., Engine],
+        isolation_level: IsolationLevel,
+        replicas: Iterable[str | URL],
+        max_lag_seconds: float,
+    ) -> None:
+        #: The synchronous engine; an asynchronous one is a shell around it.
+        self.sync_engine = make(self.url, isolation_level=isolation_level)
+        self.register_engine(self.sync_engine)
+        self.replicas = self._make_replicas(make, replicas, max_lag_seconds)
+        self._completions.on_write = self.replicas.wrote if self.replicas else None
+
+    def _make_replicas(
+        self, make: Callable[..., Engine], dsns: Iterable[str | URL], max_lag_seconds: float
+    ) -> Replicas | None:
+        """Return the route of the reading sessions, None without replicas."""
+        if isinstance(dsns, str):
+            raise ConfigurationError(f"replicas takes a collection of URLs, not {dsns!r}")
+        if max_lag_seconds <= 0:
+            raise ConfigurationError(f"max_lag_seconds has to be positive, not {max_lag_seconds}")
+        urls = [parse_dsn(dsn, self._is_async) for dsn in dsns]
+        if any(url.drivername != self.url.drivername for url in urls):
+            raise ConfigurationError("the replicas' URLs have to name the driver of the dsn")
+        engines = []
+        for url in urls:
+            engine = make(url, isolation_level=_STANDBY_ISOLATION_LEVEL)
+            self._attach_to_engine(engine, replace(self._kind, is_replica=True))
+            engines.append(engine)
+        if not engines:
+            return None
+        launch = self._launcher()
+        return Replicas(self.sync_engine, engines, self._current, max_lag_seconds, launch)
+
+    def _synchronous(self, session: Any) -> Any:
+        """Return what has the events of a session, or of what makes sessions."""
+        return session
+
+    # What listeners keep has no way back to the manager: sessions' events live for ever.
+
+    @staticmethod
+    def _wait(awaitable: Any) -> Any:
+        """Wait for what a hook returned; raises `ConfigurationError` where that can't be."""
+        raise NotImplementedError
+
+    def _launcher(self) -> Callable[[Callable[[], Any]], None]:
+        """Return what runs work in the background."""
+        raise NotImplementedError
+
+    def _make_session_factory(self, session_config: Mapping[str, Any] | None) -> Any:
         config = dict(session_config or {})
         refuse_owned(config)
         for name in _OWNED_BY_MANAGER:
@@ -301,15 +278,18 @@ class BaseSessionManager:
             "joins_transaction": self.transaction_manager is not None,
         }
         session_class = type("SchemaSession", bases, attributes)
+        return self._new_factory(session_class, config)
+
+    def _new_factory(self, session_class: type[Any], config: dict[str, Any]) -> Any:
         return SessionFactory(self._current_options, class_=session_class, **config)
 
     def _current_options(self) -> dict[str, Any]:
         return self.options_of(self._current.require_schema())
 
-    def _listen_to_bases(self) -> None:
+    def listen_to_bases(self) -> None:
         """Listen to the bases that were added since the last time."""
         if len(self._known_bases) != len(self.bases):
             for base in self.bases:
                 if base not in self._known_bases:
-                    self._known_bases.append(base)
+                    self._known_bases = (*self._known_bases, base)
                     self._identity.attach_base(base)

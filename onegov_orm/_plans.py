@@ -91,6 +91,28 @@ class Plan:
         return all(kind.schema in common for kind in types)
 
 
+class Script:
+    """Several statements without parameters or rows, which the server does not prepare."""
+
+    def __init__(self, connection: Any, text: str) -> None:
+        self._connection = connection
+        self._text = text
+        self._status: str | None = None
+
+    def get_attributes(self) -> Any:
+        """Return no columns."""
+        return ()
+
+    async def fetch(self) -> Any:
+        """Execute, and return no rows."""
+        self._status = await self._connection.execute(self._text)
+        return ()
+
+    def get_statusmsg(self) -> str | None:
+        """Return the server's message about the last statement."""
+        return self._status
+
+
 class Differences:
     """What the connections of an engine learned from each other's failures."""
 

@@ -10,7 +10,10 @@ from sqlalchemy.orm import Session
 
 from onegov_orm._bulk import load, primary_keys, refuse_aggregates
 from onegov_orm._identity import refuse_foreign, refuse_foreign_graph, stamp
+from onegov_orm._prelude import Access
+from onegov_orm._readonly import reads_only
 from onegov_orm.changes import Kind
+from onegov_orm.errors import ReadOnlySession
 
 if TYPE_CHECKING:
     from onegov_orm._changes import Announcer
@@ -27,6 +30,8 @@ class SchemaSession(Session):
     announcer: ClassVar[Announcer]
     #: Whether commit and rollback are left to the ``transaction`` package.
     joins_transaction: bool = False
+    #: How the session reads, None if it can write.
+    access: Access | None = None
     #: What is to be done when the open transaction ended; see `transactions`.
     completion: Completion | None = None
 
@@ -50,6 +55,7 @@ class SchemaSession(Session):
         preserve_order: bool = True,
     ) -> None:
         """Write objects without the unit of work, and announce them."""
+        self._refuse_if_reading()
         objects = list(objects)
         for obj in objects:
             refuse_foreign(self, inspect(obj))
@@ -76,6 +82,7 @@ class SchemaSession(Session):
         render_nulls: bool = False,
     ) -> None:
         """Insert rows given as dictionaries, and announce them as objects."""
+        self._refuse_if_reading()
         mappings = list(mappings)
         target: Any = inspect(mapper)
         if not mappings or not self._announces(Kind.INSERT):
@@ -90,6 +97,7 @@ class SchemaSession(Session):
 
     def bulk_update_mappings(self, mapper: Any, mappings: Iterable[dict[str, Any]]) -> None:
         """Update rows by primary key, given as dictionaries, and announce them as objects."""
+        self._refuse_if_reading()
         mappings = list(mappings)
         target: Any = inspect(mapper)
         self._refuse_aggregates(Kind.UPDATE, {target})
@@ -107,6 +115,10 @@ class SchemaSession(Session):
         """Close; hooks of a transaction that did not even begin are dropped too."""
         super().close()
         self._end_completion()
+
+    def _refuse_if_reading(self) -> None:
+        if reads_only(self):
+            raise ReadOnlySession
 
     def _end_completion(self) -> None:
         completion = self.completion

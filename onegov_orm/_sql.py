@@ -49,6 +49,9 @@ REPLAYED: Final = """
     FROM pg_catalog.pg_control_system()
 """
 
+#: Stands in front of a text of several statements, for drivers that would prepare it.
+SCRIPT: Final = "/* several statements */\n"
+
 SERVER_VERSION: Final = "SHOW server_version_num"
 
 LIST_SCHEMAS: Final = """
@@ -224,6 +227,11 @@ def move_cursor(cursor: str, distance: int, is_absolute: bool) -> str:
 def close_cursor(cursor: str) -> str:
     """Close a cursor."""
     return f"CLOSE {quote_identifier(cursor)}"
+
+
+def listen(channel: str) -> str:
+    """Listen to the notifications of a channel."""
+    return f"LISTEN {quote_identifier(channel)}"
 
 
 def prepare_transaction(xid: str) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+
+from onegov_orm._prelude import Access
 
 if TYPE_CHECKING:
     from onegov_orm.names import SchemaName
@@ -14,30 +17,61 @@ if TYPE_CHECKING:
 #: How many idle sessions a thread or task keeps at hand, each for another schema.
 _MAX_IDLE_SESSIONS: Final = 32
 
+#: A schema, and how it is read if it can't be written.
+Key = tuple["SchemaName", Access | None]
+
+
+def sync_session(session: Any) -> Any:
+    """Return the session that an asynchronous one stands for, or the session itself."""
+    return getattr(session, "sync_session", session)
+
 
 class SessionStore:
-    """The sessions of one thread, task or unit of work, one for each schema."""
+    """The sessions of one thread, task or unit of work.
+
+    For each schema there is one that writes, and one for each way of reading.
+
+    They may be asynchronous ones; what is done with them here is synchronous in any case.
+    """
 
     #: Whether the sessions leave commit and rollback to the ``transaction`` package.
     joins: bool
 
     def __init__(self, joins: bool) -> None:
         self.joins = joins
-        self._sessions: OrderedDict[str, Any] = OrderedDict()
+        self._sessions: OrderedDict[Key, Any] = OrderedDict()
 
-    def get(self, schema: SchemaName, make: Callable[[SchemaName], Any]) -> Any:
-        """Return the session of the schema; idle ones of other schemas go when many."""
-        session = self._sessions.get(schema)
+    def get(self, key: Key, make: Callable[[Key], Any]) -> Any:
+        """Return the session for the key; idle ones of other schemas go when many."""
+        session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[schema] = make(schema)
-            self._evict(schema)
+            session = self._sessions[key] = make(key)
+            self._evict(key)
         else:
-            self._sessions.move_to_end(schema)
+            self._sessions.move_to_end(key)
         return session
 
     def all(self) -> list[Any]:
-        """Return the sessions."""
-        return list(self._sessions.values())
+        """Return the sessions, the synchronous ones."""
+        return [sync_session(session) for session in self._sessions.values()]
+
+    def writing(self) -> list[Any]:
+        """Return the sessions that can write."""
+        return [session for session in self.all() if session.access is None]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a session is in a transaction."""
+        return any(session.in_transaction() for session in self.all())
+
+    def end(self, verb: str) -> None:
+        """Commit or roll back; what only reads is rolled back in the end."""
+        writing = self.writing()
+        for session in writing:
+            getattr(session, verb)()
+        for session in self.all():
+            if session not in writing:
+                session.rollback()
 
     def close(self) -> None:
         """Close and forget the sessions."""
@@ -45,29 +79,79 @@ class SessionStore:
             session.close()
         self._sessions.clear()
 
+    def drop(self) -> None:
+        """Forget the sessions, and close their connections without a word to the server."""
+        for session in self.all():
+            session.invalidate()
+        self._sessions.clear()
+
     def __del__(self) -> None:
         # The thread or task is over; nothing can use its sessions any more, but their
         # cycles would keep the connections until the next garbage collection.
         if self._sessions and not sys.is_finalizing():
-            self.close()
+            is_async = any(session is not sync_session(session) for session in self._sessions)
+            self.drop() if is_async else self.close()
 
-    def _evict(self, newest: str) -> None:
+    def _evict(self, newest: Key) -> None:
         surplus = len(self._sessions) - _MAX_IDLE_SESSIONS
         if surplus <= 0:
             return
         idle = [
-            name
-            for name, session in self._sessions.items()
-            if name != newest and not session.in_transaction()
+            key
+            for key, session in self._sessions.items()
+            if key != newest and not session.in_transaction()
         ]
-        for name in idle[:surplus]:
-            del self._sessions[name]
+        for key in idle[:surplus]:
+            del self._sessions[key]
 
 
 class Unit(SessionStore):
     """The sessions of one ``with mgr.schema(...)`` block."""
 
-    def __init__(self, scope: SessionStore, joins: bool, completion: Completion | None) -> None:
+    def __init__(
+        self,
+        scope: SessionStore,
+        joins: bool,
+        completion: Completion | None,
+        access: Access | None = None,
+    ) -> None:
         super().__init__(joins)
         self.scope = scope
         self.completion = completion
+        self.access = access
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing happened that the server, or a hook, has to hear of."""
+        if self.completion is not None and self.completion.has_hooks:
+            return False
+        return not any(
+            session.in_transaction() or session.new or session.dirty or session.deleted
+            for session in self.all()
+        )
+
+    def finish(self, is_successful: bool) -> None:
+        """Commit or roll back, close the sessions, and run the post-processing."""
+        is_committed = False
+        try:
+            if is_successful:
+                for session in self.writing():
+                    session.commit()
+                is_committed = True
+        finally:
+            try:
+                self.close()
+            finally:
+                if self.completion is not None:
+                    self.completion.finish(is_committed)
+
+
+@contextmanager
+def own_transactions(unit: Unit) -> Iterator[None]:
+    """Finish the unit of work at the end of the block."""
+    try:
+        yield
+    except BaseException:
+        unit.finish(is_successful=False)
+        raise
+    unit.finish(is_successful=True)

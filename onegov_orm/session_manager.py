@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import iscoroutine, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Literal
 
 import transaction as zope_transaction
 from transaction import TransactionManager
 
-from onegov_orm import _fork
 from onegov_orm._engine import DEFAULT_ISOLATION_LEVEL
-from onegov_orm._manager import BaseSessionManager
-from onegov_orm._units import SessionStore, Unit
-from onegov_orm.context import Scopes, current_task
-from onegov_orm.errors import ConfigurationError, SchemaExists, SchemaNotFound
-from onegov_orm.names import EXTENSIONS_SCHEMA, SHARED_SCHEMA, SchemaName
-from onegov_orm.provisioning import create_schema, query_schemas, schema_exists
-from onegov_orm.transactions import Attempt, Completion, Hook, attempts, can_swap
+from onegov_orm._manager import MAX_LAG_SECONDS
+from onegov_orm._scoped import ScopedSessions, access_of
+from onegov_orm._tasks import current_task
+from onegov_orm._units import SessionStore, own_transactions
+from onegov_orm.errors import ConfigurationError
+from onegov_orm.names import EXTENSIONS_SCHEMA, SHARED_SCHEMA
+from onegov_orm.replicas import ReplicaStatus, in_thread
+from onegov_orm.transactions import Attempt, Hook, attempts, can_swap
 from onegov_orm.typing import DeclarativeBase, IsolationLevel
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL, Connection
+    from sqlalchemy.engine import URL, Engine
     from sqlalchemy.orm import Session
 
-H = TypeVar("H", bound=Hook)
 
-
-class SessionManager(BaseSessionManager):
+class SessionManager(ScopedSessions):
     """Gives each customer's schema its sessions, on one engine.
 
     ::
@@ -58,6 +57,12 @@ class SessionManager(BaseSessionManager):
     :param shared_schema: where the tables live that all customers share.
     :param migrations: the folder of an Alembic environment, whose newest revision new
         schemas are stamped with.
+    :param pooler: ``'external'`` behind a PgBouncer, also in transaction mode: no pool of our
+        own, nothing that outlives a transaction.
+    :param replicas: URLs of streaming replicas, where reading sessions read.
+    :param max_lag_seconds: how old the data of a replica may be, in seconds.
+    :param trace_connections: note where in the program each connection was taken, for the
+        message of `PoolExhausted`; it costs some 10 microseconds per transaction.
 
     Raises `ConfigurationError` and `UnsupportedDatabase`. Nothing is connected yet.
     """
@@ -79,6 +84,10 @@ class SessionManager(BaseSessionManager):
         extensions_schema: str = EXTENSIONS_SCHEMA,
         shared_schema: str = SHARED_SCHEMA,
         migrations: str | os.PathLike[str] | None = None,
+        pooler: Literal["external"] | None = None,
+        replicas: Iterable[str | URL] = (),
+        max_lag_seconds: float = MAX_LAG_SECONDS,
+        trace_connections: bool = False,
     ) -> None:
         super().__init__(
             dsn,
@@ -95,11 +104,15 @@ class SessionManager(BaseSessionManager):
             extensions_schema=extensions_schema,
             shared_schema=shared_schema,
             migrations=migrations,
+            pooler=pooler,
+            replicas=replicas,
+            max_lag_seconds=max_lag_seconds,
+            trace_connections=trace_connections,
         )
-        self._scopes = Scopes(lambda: SessionStore(self.transaction_manager is not None))
-        _fork.watch(self)
+        self.engine: Engine = self.sync_engine
+        self._begin_scopes()
 
-    # -- the current schema and its session
+    # -- the current schema and its sessions
 
     def set_current_schema(self, schema: str, *, create: bool = True) -> None:
         """Make the schema current in this thread or task; a new one is created.
@@ -108,7 +121,7 @@ class SessionManager(BaseSessionManager):
         Raises `InvalidSchemaName` before anything is sent to the server.
         """
         name = self.parse_schema(schema)
-        self._admit(name, create)
+        self._operations.admit(name, create)
         self._current.schema = name
 
     def session(self) -> Session:
@@ -116,22 +129,47 @@ class SessionManager(BaseSessionManager):
 
         Raises `NoCurrentSchema`. The session takes no connection before its first statement.
         """
-        schema = self._current.require_schema()
-        session: Session = self._store().get(schema, self._make_session)
+        session: Session = self._session()
+        return session
+
+    def reader(self, *, deferrable: bool = False) -> Session:
+        """Return the session that reads in the current schema, beside the one that writes.
+
+        It can't write: it raises `ReadOnlySession`, and the server refuses. It reads from a
+        replica if there is one that is fresh enough, and has what this thread or task
+        committed. With ``deferrable=True`` it waits for a serializable snapshot on the primary
+        that no other transaction can make fail: for long reports.
+        """
+        session: Session = self._session(access_of(True, deferrable))
         return session
 
     @contextmanager
-    def schema(self, schema: str, *, create: bool = True) -> Iterator[Session]:
+    def schema(
+        self,
+        schema: str,
+        *,
+        create: bool = True,
+        readonly: bool = False,
+        deferrable: bool = False,
+    ) -> Iterator[Session]:
         """Work in a schema: a unit of work of its own, as a block or a decorator.
 
-        Yields the session. Commits at the end, aborts on an exception, closes the session,
-        runs the post-processing, and makes current what was current before. A block inside a
-        block is on its own: it commits or aborts without the outer one.
+        Yields the session; `reader` gives another one beside it. Commits at the end, aborts
+        on an exception, closes the sessions, runs the post-processing, and makes current what
+        was current before. A block inside a block is on its own: it commits or aborts without
+        the outer one. With ``readonly=True`` the block can't write, and an unknown schema
+        raises `SchemaNotFound`; for ``deferrable=True`` see `reader`.
         """
         name = self.parse_schema(schema)
-        self._admit(name, create)
-        with self._unit(name):
-            yield self.session()
+        access = access_of(readonly, deferrable)
+        self._operations.admit(name, create and access is None)
+        joins = can_swap(self.transaction_manager) and current_task() is None
+        with self._entered(name, joins, access) as unit:
+            try:
+                with self._joined_transaction() if joins else own_transactions(unit):
+                    yield self.session()
+            finally:
+                unit.close()
 
     def bind_session(self, session: Session) -> Session:
         """Bind a session of the caller's to the current schema, and return it.
@@ -167,20 +205,6 @@ class SessionManager(BaseSessionManager):
         """
         return attempts(tries, self._transaction)
 
-    def after_commit(self, hook: H) -> H:
-        """Run the hook once, after the current transaction is committed; also a decorator.
-
-        It is dropped if the transaction is aborted. An error in it is logged and sent to
-        ``on_hook_error``, and stops nobody.
-        """
-        self._completion().after_commit(self.current_schema, hook)
-        return hook
-
-    def after_abort(self, hook: H) -> H:
-        """Run the hook once, after the current transaction is aborted; also a decorator."""
-        self._completion().after_abort(self.current_schema, hook)
-        return hook
-
     @contextmanager
     def disable_change_signals(self) -> Iterator[None]:
         """Announce no changes made inside the block, not in ``on_commit`` either.
@@ -197,139 +221,66 @@ class SessionManager(BaseSessionManager):
 
     def list_schemas(self, namespace: str | None = None) -> list[str]:
         """Return the customers' schemas, sorted; with a namespace, those of that namespace."""
-        with self.engine.connect() as connection:
-            return list(query_schemas(connection, namespace, self.reserved))
+        return self._operations.list(namespace)
 
     def is_schema_found_on_database(self, schema: str) -> bool:
         """Tell whether the schema exists."""
-        with self.engine.connect() as connection:
-            return schema_exists(connection, schema)
+        return self._operations.is_found(schema)
 
     def create_schema(self, schema: str, validate: bool = True) -> None:
         """Create an empty schema; raises `SchemaExists` or `PermissionDenied`.
 
         ``validate=False`` lets reserved names through, and nothing else.
         """
-        name = self.parse_schema(schema) if validate else SchemaName(schema, reserved=())
-        with self._provisioning(name) as connection, connection.begin():
-            create_schema(connection, name)
+        self._operations.create(schema, validate)
 
     def create_schema_if_not_exists(self, schema: str, validate: bool = True) -> None:
         """Create an empty schema, unless it exists."""
-        name = self.parse_schema(schema) if validate else SchemaName(schema, reserved=())
-        if not self.is_schema_found_on_database(name):
-            with suppress(SchemaExists):
-                self.create_schema(name, validate)
+        self._operations.create_if_not_exists(schema, validate)
 
     def ensure_schema_exists(self, schema: str) -> None:
         """Make sure that the schema exists, with extensions, tables and all they need.
 
         All of it is made in one transaction. A repeated call asks the server nothing.
         """
-        name = self.parse_schema(schema)
-        self._listen_to_bases()
-        if self.provisioner.is_known(name):
-            return
-        with self._provisioning(name) as connection:
-            self.provisioner.ensure(connection, name)
+        self._operations.ensure(schema)
 
     def create_required_extensions(self) -> None:
         """Make sure that the required extensions exist."""
-        neutral = self.engine.connect().execution_options(isolation_level="READ COMMITTED")
-        with neutral as connection:
-            self.provisioner.ensure_extensions(connection)
+        self._operations.create_required_extensions()
+
+    def check_replicas(self) -> list[ReplicaStatus]:
+        """Ask the replicas now how they are; otherwise this is done in the background."""
+        return self.replicas.check() if self.replicas else []
 
     def dispose(self) -> None:
         """Close all sessions of this thread or task, and all connections of any thread."""
         self._scopes.get().close()
         self._scopes.clear()
         self.engine.dispose()
+        if self.replicas is not None:
+            self.replicas.dispose()
         self._pool_events.close()
-
-    def let_go_after_fork(self) -> None:
-        """Start without connections and sessions, in a forked child."""
-        self._pool_events.abandon()
-        self.engine.dispose(close=False)
-        self._scopes.clear()
-
-    def __repr__(self) -> str:
-        shown = self.url.render_as_string(hide_password=True)
-        return f"<{type(self).__name__} {shown} schema={self.current_schema}>"
 
     # -- inside
 
-    def _admit(self, schema: SchemaName, create: bool) -> None:
-        """Make sure that the schema may become current."""
-        if create:
-            self.ensure_schema_exists(schema)
-            return
-        self._listen_to_bases()
-        found = self.provisioner.found_schemas
-        if schema in found or self.provisioner.is_known(schema):
-            return
-        if not self.is_schema_found_on_database(schema):
-            raise SchemaNotFound(schema)
-        found.add(schema)
+    def _launcher(self) -> Callable[[Callable[[], Any]], None]:
+        return in_thread
 
-    def _provisioning(self, schema: SchemaName) -> AbstractContextManager[Connection]:
-        options = self.provisioner.options(schema)
-        return self.engine.connect().execution_options(**options)
+    @staticmethod
+    def _wait(awaitable: Any) -> Any:
+        if iscoroutine(awaitable):
+            awaitable.close()
+        raise ConfigurationError(
+            "a coroutine can't be awaited by a SessionManager: use an AsyncSessionManager"
+        )
 
-    def _store(self) -> SessionStore:
-        """Return the unit of work that runs here, or what belongs to this thread or task."""
-        scope = self._scopes.get()
-        unit = self._current.unit.get()
-        # A child task inherits the variable, but never the sessions of its parent.
-        return unit if unit is not None and unit.scope is scope else scope
-
-    def _make_session(self, schema: SchemaName) -> Any:
-        store = self._store()
-        session: Any = self.session_factory(**self.options_of(schema))
-        session.joins_transaction = store.joins
-        if isinstance(store, Unit):
-            session.completion = store.completion
-        is_closed = isinstance(store, Unit) or (store.joins and not self._keep_session)
-        if self._expires is None and is_closed:
-            # Such a session is closed after the commit: there is nothing that could become
-            # stale in it, and post-processing can read the objects.
-            session.expire_on_commit = False
-        return session
-
-    def _flush(self) -> None:
-        """Write what the sessions of this thread or task have pending."""
-        for session in self._store().all():
-            if session.new or session.dirty or session.deleted:
-                session.flush()
-
-    def _completion(self) -> Completion:
-        store = self._store()
-        if store.joins:
-            return self._completions.joined_completion(self.transaction_manager)
-        if isinstance(store, Unit) and store.completion is not None:
-            return store.completion
-        return self._completions.completion_of(self.session())
-
-    @contextmanager
-    def _unit(self, schema: SchemaName) -> Iterator[None]:
-        """Have a current schema, sessions and a transaction of the block's own.
-
-        A generator that holds such a block may be ended by another thread: what is current
-        there is not ours to restore.
-        """
-        joins = can_swap(self.transaction_manager) and current_task() is None
-        completion = None if joins else self._completions.deferred_completion()
-        unit = Unit(self._scopes.get(), joins, completion)
-        before = self._current.unit.get(), self._current.schema
-        self._current.unit.set(unit)
-        self._current.schema = schema
-        try:
-            with self._joined_transaction() if joins else _own_transactions(unit):
-                yield
-        finally:
-            unit.close()
-            if self._current.unit.get() is unit:
-                self._current.unit.set(before[0])
-                self._current.schema = before[1]
+    def _refuse_coroutine(self, hook: Any) -> None:
+        if iscoroutinefunction(hook):
+            raise ConfigurationError(
+                f"{hook!r} is a coroutine function, which a SessionManager can't await: use an "
+                "AsyncSessionManager"
+            )
 
     @contextmanager
     def _joined_transaction(self) -> Iterator[None]:
@@ -368,23 +319,8 @@ class SessionManager(BaseSessionManager):
             manager: Any = self.transaction_manager
             return manager.begin, manager.commit, manager.abort
 
-        def end(verb: str) -> None:
-            for session in store.all():
-                getattr(session, verb)()
-
-        return (lambda: end("rollback"), lambda: end("commit"), lambda: end("rollback"))
-
-
-@contextmanager
-def _own_transactions(unit: Unit) -> Iterator[None]:
-    """Commit or roll back the sessions of a unit, close them, and finish its completion."""
-    is_committed = False
-    try:
-        yield
-        for session in unit.all():
-            session.commit()
-        is_committed = True
-    finally:
-        unit.close()
-        if unit.completion is not None:
-            unit.completion.finish(is_committed)
+        return (
+            lambda: store.end("rollback"),
+            lambda: store.end("commit"),
+            lambda: store.end("rollback"),
+        )

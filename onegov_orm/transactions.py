@@ -7,9 +7,10 @@ of the ``transaction`` package, or for each transaction of a session that stands
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy import event
@@ -18,6 +19,7 @@ from transaction._transaction import Status
 
 from onegov_orm._attempts import Attempt, attempts
 from onegov_orm._joining import JoiningEvents, joins_transaction
+from onegov_orm._readonly import reads_only
 from onegov_orm.changes import ChangeSet
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ logger = logging.getLogger("onegov_orm.transactions")
 
 Hook = Callable[[], Any]
 
+#: What waits for a hook that is to be awaited.
+Wait = Callable[[Awaitable[Any]], Any]
+
 #: Attributes of sessions: is the transaction that ended committed, are its objects to expire.
 _IS_COMMITTED: Final = "_onegov_is_committed"
 _EXPIRES: Final = "_onegov_expires"
@@ -66,9 +71,10 @@ class Completion:
     #: Whether it is finished by a unit of work, and not by the end of a transaction.
     is_deferred: ClassVar[bool] = False
 
-    def __init__(self, signals: Signals, announcer: Announcer) -> None:
+    def __init__(self, signals: Signals, announcer: Announcer, wait: Wait) -> None:
         self._signals = signals
         self._announcer = announcer
+        self._wait = wait
         self._sessions: list[Session] = []
         self._changes: list[tuple[str, ChangeSet]] = []
         self._after_commit: list[tuple[str | None, Hook]] = []
@@ -93,6 +99,11 @@ class Completion:
         """Run the hook if the transaction is aborted."""
         self._after_abort.append((schema, hook))
 
+    @property
+    def has_hooks(self) -> bool:
+        """Whether something is to be run, however the transaction ends."""
+        return bool(self._after_commit or self._after_abort)
+
     def calls(self, is_committed: bool) -> list[Call]:
         """Return what is to be run now; it is not returned a second time."""
         for session in self._sessions:
@@ -111,7 +122,9 @@ class Completion:
         """Run what is to be run; an error is reported, and stops nobody."""
         for call in self.calls(is_committed):
             try:
-                call.run()
+                result = call.run()
+                if isawaitable(result):
+                    self._wait(result)
             except Exception as error:  # whatever a hook may raise
                 report(self._signals, call, error)
 
@@ -164,11 +177,18 @@ class CompletionEvents:
     """Listens to sessions, and finishes the completions of those that stand alone."""
 
     def __init__(
-        self, signals: Signals, announcer: Announcer, transaction_manager: Any | None
+        self,
+        signals: Signals,
+        announcer: Announcer,
+        transaction_manager: Any | None,
+        wait: Wait,
     ) -> None:
         self._signals = signals
         self._announcer = announcer
         self._transaction_manager = transaction_manager
+        self._wait = wait
+        #: Called after each commit of a session that can write, if anybody wants to know.
+        self.on_write: Callable[[], None] | None = None
         announcer.on_first_change = self._join
 
     def _join(self, session: Session) -> None:
@@ -247,6 +267,8 @@ class CompletionEvents:
         if session.in_nested_transaction():
             return
         setattr(session, _IS_COMMITTED, True)
+        if self.on_write is not None and not reads_only(session):
+            self.on_write()
         if session.expire_on_commit and self._announcer.is_heard(session):
             session.expire_on_commit = False
             setattr(session, _EXPIRES, True)
@@ -282,10 +304,10 @@ class CompletionEvents:
 
     def deferred_completion(self) -> DeferredCompletion:
         """Return a completion for a unit of work."""
-        return DeferredCompletion(self._signals, self._announcer)
+        return DeferredCompletion(self._signals, self._announcer, self._wait)
 
     def _new_completion(self) -> Completion:
-        return Completion(self._signals, self._announcer)
+        return Completion(self._signals, self._announcer, self._wait)
 
 
 class DeferredCompletion(Completion):

@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
-from onegov_orm import SessionManager, _engine
+from onegov_orm import SessionManager, _connecting
 from onegov_orm.errors import ConfigurationError, InvalidSchemaName, UnsupportedDatabase
 from tests.models import Base, Document
 from tests.processes import nobody_else_stays
@@ -85,7 +85,7 @@ def test_nothing_is_connected_yet():
 
 
 def test_a_server_that_is_too_old(dsn, new_manager, outside, monkeypatch):
-    monkeypatch.setattr(_engine, "OLDEST_SERVER_VERSION", 190_000)
+    monkeypatch.setattr(_connecting, "OLDEST_SERVER_VERSION", 190_000)
     mgr = new_manager(dsn, Base)
     with pytest.raises(UnsupportedDatabase, match=r"PostgreSQL 1\d is too old, 19 is the oldest"):
         mgr.set_current_schema("a")

@@ -26,6 +26,7 @@ logger = logging.getLogger("onegov_orm.search_path")
 
 #: libpq's ``PGTransactionStatusType``, the same numbers in every driver.
 IDLE: Final = 0
+ACTIVE: Final = 1
 IN_TRANSACTION: Final = 2
 IN_FAILED_TRANSACTION: Final = 3
 
@@ -108,8 +109,7 @@ class SchemaState:
         may bring the other path back; `ReadOnlySession` and `PoolerRestriction` for what can't
         be had there; `ForeignConnection` in a forked child.
         """
-        if self.abandoned:
-            raise ForeignConnection
+        self.refuse_if_abandoned()
         effects = effects_of(statement)
         status = self._transaction_status()
         # Most statements have no effect, and arithmetic with flags is slow.
@@ -125,6 +125,11 @@ class SchemaState:
         if effects is not Effects.NONE:
             self._expect(effects)
         return due
+
+    def refuse_if_abandoned(self) -> None:
+        """Raise `ForeignConnection` in a forked child."""
+        if self.abandoned:
+            raise ForeignConnection
 
     def has_failed(self) -> None:
         """Trust nothing that was sent in front of a statement that failed."""

@@ -239,6 +239,9 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
 
     async def _end(self, query: str) -> str:
         """Commit or roll back."""
+        if self.abandoned and query == _ROLLBACK:
+            return ""
+        self.refuse_if_abandoned()
         is_failed = self._transaction_status() == IN_FAILED_TRANSACTION
         if is_failed:
             self.has_failed()

@@ -190,6 +190,7 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
 
     def commit(self) -> None:
         """Commit; raises ``InFailedSqlTransaction`` where only a rollback is possible."""
+        self.refuse_if_abandoned()
         if self._transaction_status() == IN_FAILED_TRANSACTION:
             self.rollback()
             self.refuse_failed_commit()

@@ -108,6 +108,7 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
 
     def commit(self) -> None:
         """Commit; raises ``InFailedSqlTransaction`` where only a rollback is possible."""
+        self.refuse_if_abandoned()
         status = self._transaction_status()
         if status == IN_FAILED_TRANSACTION:
             self.rollback()

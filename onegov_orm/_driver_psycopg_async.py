@@ -5,15 +5,17 @@ See `_driver_psycopg`; what is decided is the same, and so is what reaches the s
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
 from psycopg.generators import execute as executed
 from psycopg.rows import AsyncRowFactory, tuple_row
 
-from onegov_orm._connection import IN_FAILED_TRANSACTION
+from onegov_orm._connection import ACTIVE, IN_FAILED_TRANSACTION
 from onegov_orm._psycopg import DeclaredCursor, PsycopgState, cursor_class, refuse_if_late
 from onegov_orm._two_phase import AsyncTwoPhase
 
@@ -181,6 +183,7 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
 
     async def commit(self) -> None:
         """Commit; raises ``InFailedSqlTransaction`` where only a rollback is possible."""
+        self.refuse_if_abandoned()
         if self._transaction_status() == IN_FAILED_TRANSACTION:
             await self.rollback()
             self.refuse_failed_commit()
@@ -198,8 +201,15 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
             await super().close()
 
     def hang_up(self) -> None:
-        """Close the connection at once, without waiting for anything."""
-        if not self.abandoned:
+        """Close the connection at once, without waiting for anything.
+
+        A task that waits for an answer hears that there will be none.
+        """
+        if self.abandoned or self.closed:
+            return
+        with socket.socket(fileno=os.dup(self.fileno())) as duplicate, suppress(OSError):
+            duplicate.shutdown(socket.SHUT_RDWR)
+        if self._transaction_status() != ACTIVE:
             self.pgconn.finish()
 
     @asynccontextmanager

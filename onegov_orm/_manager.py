@@ -271,14 +271,17 @@ class BaseSessionManager(ManagerContext):
                     f"{name} can't be set in session_config: the manager sets it for each session"
                 )
         self._expires = config.get("expire_on_commit")
-        given = config.pop("class_", Session)
-        bases = (SchemaSession,) if given is Session else (SchemaSession, given)
+        bases = self._session_bases(config)
         attributes = {
             "announcer": self._announcer,
             "joins_transaction": self.transaction_manager is not None,
         }
         session_class = type("SchemaSession", bases, attributes)
         return self._new_factory(session_class, config)
+
+    def _session_bases(self, config: dict[str, Any]) -> tuple[type[Any], ...]:
+        """Take the caller's session class out of the configuration, and add ours."""
+        return with_base(SchemaSession, Session, config.pop("class_", Session))
 
     def _new_factory(self, session_class: type[Any], config: dict[str, Any]) -> Any:
         return SessionFactory(self._current_options, class_=session_class, **config)
@@ -293,3 +296,8 @@ class BaseSessionManager(ManagerContext):
                 if base not in self._known_bases:
                     self._known_bases = (*self._known_bases, base)
                     self._identity.attach_base(base)
+
+
+def with_base(own: type[Any], default: type[Any], given: type[Any]) -> tuple[type[Any], ...]:
+    """Return the bases of a class of ours that may have a base class of the caller's."""
+    return (own,) if given is default else (own, given)

@@ -94,7 +94,10 @@ class ScopedSessions(BaseSessionManager):
         store = self._store()
         made: Any = self.session_factory(**self.options_of(schema, access))
         session: Any = sync_session(made)
-        session.access = access
+        if access is not None:
+            session.access = access
+            # A standby can prepare no transaction, and there is nothing to be prepared.
+            session.twophase = False
         session.joins_transaction = store.joins
         if isinstance(store, Unit) and access is None:
             session.completion = store.completion

@@ -31,8 +31,13 @@ class AsyncSchemaSession(AsyncSession):
 class AsyncSessionFactory(async_sessionmaker[Any]):
     """Makes sessions that work in the current schema, unless they are bound otherwise."""
 
-    def __init__(self, options: Callable[[], dict[str, Any]], **config: Any) -> None:
-        super().__init__(**config)
+    def __init__(
+        self,
+        options: Callable[[], dict[str, Any]],
+        session_class: type[Any],
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__(sync_session_class=session_class, **config)
         self._options = options
 
     def __call__(self, **config: Any) -> Any:

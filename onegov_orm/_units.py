@@ -89,7 +89,8 @@ class SessionStore:
         # The thread or task is over; nothing can use its sessions any more, but their
         # cycles would keep the connections until the next garbage collection.
         if self._sessions and not sys.is_finalizing():
-            is_async = any(session is not sync_session(session) for session in self._sessions)
+            made = self._sessions.values()
+            is_async = any(session is not sync_session(session) for session in made)
             self.drop() if is_async else self.close()
 
     def _evict(self, newest: Key) -> None:

@@ -7,6 +7,7 @@ greenlet, where the driver is awaited.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -14,13 +15,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from onegov_orm._attempts import AsyncAttempt, async_attempts
 from onegov_orm._engine import DEFAULT_ISOLATION_LEVEL
-from onegov_orm._manager import MAX_LAG_SECONDS
+from onegov_orm._manager import MAX_LAG_SECONDS, with_base
 from onegov_orm._prelude import Access
 from onegov_orm._scoped import ScopedSessions, access_of
+from onegov_orm._session import SchemaSession
 from onegov_orm._session_async import (
     AsyncSchemaSession,
     AsyncSessionFactory,
@@ -37,6 +40,8 @@ from onegov_orm.typing import DeclarativeBase, IsolationLevel
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+logger = logging.getLogger("onegov_orm.sessions")
 
 
 class AsyncSessionManager(ScopedSessions):
@@ -288,13 +293,13 @@ class AsyncSessionManager(ScopedSessions):
     def _derive_engine(self, schema: SchemaName, access: Access | None) -> Any:
         return async_engine(super()._derive_engine(schema, access))
 
+    def _session_bases(self, config: dict[str, Any]) -> tuple[type[Any], ...]:
+        bases = with_base(AsyncSchemaSession, AsyncSession, config.pop("class_", AsyncSession))
+        config["class_"] = type("AsyncSchemaSession", bases, {})
+        return with_base(SchemaSession, Session, config.pop("sync_session_class", Session))
+
     def _new_factory(self, session_class: type[Any], config: dict[str, Any]) -> Any:
-        return AsyncSessionFactory(
-            self._current_options,
-            class_=AsyncSchemaSession,
-            sync_session_class=session_class,
-            **config,
-        )
+        return AsyncSessionFactory(self._current_options, session_class, config)
 
 
 class Background:
@@ -318,7 +323,18 @@ class Background:
             await asyncio.wait(tasks)
 
 
-def _close_later(background: Background, store: SessionStore, _task: asyncio.Task[Any]) -> None:
+def _close_later(background: Background, store: SessionStore, task: asyncio.Task[Any]) -> None:
     """Give back the connections of a task that is over."""
-    if store.is_open:
-        background.launch(store.close)
+    if not store.is_open:
+        return
+    for session in store.writing():
+        if session.in_transaction():
+            schema = session.info["schema"]
+            logger.warning(
+                "%s ended in a transaction of schema %s, which is rolled back: commit it, or use "
+                "`async with mgr.schema(...)` in the task itself",
+                task.get_name(),
+                schema,
+                extra={"schema": schema},
+            )
+    background.launch(store.close)

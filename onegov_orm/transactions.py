@@ -51,7 +51,9 @@ Hook = Callable[[], Any]
 #: What waits for a hook that is to be awaited.
 Wait = Callable[[Awaitable[Any]], Any]
 
-#: Attributes of sessions: is the transaction that ended committed, are its objects to expire.
+#: Attributes of sessions: does the transaction have a connection to write with, is the one that ended
+#: committed, are its objects to expire.
+_HAS_BEGUN: Final = "_onegov_has_begun"
 _IS_COMMITTED: Final = "_onegov_is_committed"
 _EXPIRES: Final = "_onegov_expires"
 
@@ -249,6 +251,7 @@ class CompletionEvents:
         """Note that nothing is committed yet."""
         if transaction.parent is None:
             setattr(session, _IS_COMMITTED, False)
+            setattr(session, _HAS_BEGUN, False)
 
     def after_begin(
         self, session: Session, transaction: SessionTransaction, connection: Connection
@@ -256,6 +259,7 @@ class CompletionEvents:
         """Announce that the session began a transaction."""
         if transaction.nested:
             return
+        setattr(session, _HAS_BEGUN, not reads_only(session))
         if self._signals.on_transaction_join.receivers:
             self._signals.on_transaction_join.send(session.info.get("schema"), session=session)
 
@@ -267,7 +271,7 @@ class CompletionEvents:
         if session.in_nested_transaction():
             return
         setattr(session, _IS_COMMITTED, True)
-        if self.on_write is not None and not reads_only(session):
+        if self.on_write is not None and getattr(session, _HAS_BEGUN, False):
             self.on_write()
         if session.expire_on_commit and self._announcer.is_heard(session):
             session.expire_on_commit = False

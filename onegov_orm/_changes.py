@@ -82,7 +82,7 @@ class Announcer:
         signal = self.signals.of(kind)
         extra: dict[str, Any] = {"session": session} if kind is Kind.DELETE else {}
         for obj in objects:
-            signal.send(schema, obj=obj, **extra)
+            self.signals.send(signal, schema, obj=obj, **extra)
 
     def announce(self, session: Session, kind: Kind, objects: Iterable[Any]) -> None:
         """Write changes into the log and send their signals."""

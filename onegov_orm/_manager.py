@@ -106,7 +106,7 @@ class BaseSessionManager(ManagerContext):
         self.dsn = dsn if isinstance(dsn, str) else dsn.render_as_string(hide_password=False)
         self.bases: list[DeclarativeBase] = [base]
         self.required_extensions = set(REQUIRED_EXTENSIONS)
-        self.signals = Signals()
+        self.signals = Signals(self._wait)
         self.transaction_manager = transaction_manager
         if isinstance(reserved, str):
             raise ConfigurationError(f"reserved takes a collection of names, not {reserved!r}")
@@ -120,9 +120,7 @@ class BaseSessionManager(ManagerContext):
         self._identity = IdentityEvents()
         self.listen_to_bases()
         self._keep_session = keep_session
-        self._completions = CompletionEvents(
-            self.signals, self._announcer, transaction_manager, self._wait
-        )
+        self._completions = CompletionEvents(self.signals, self._announcer, transaction_manager)
         make = partial(
             make_engine,
             engine_config=engine_config,

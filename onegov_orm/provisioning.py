@@ -164,7 +164,8 @@ class Provisioner:
             return
         _make(connection, schema, inventory, plan.scripts)
         if plan.is_new_in(inventory):
-            self._signals.on_schema_init.send(schema, connection=connection)
+            signals = self._signals
+            signals.send(signals.on_schema_init, schema, connection=connection)
             for stamp in self.stamps:
                 stamp(connection, schema)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Any
+
 from blinker import Signal
 
 from onegov_orm.changes import Kind
@@ -11,10 +15,12 @@ class Signals:
     """The blinker signals of one manager, each sent with the schema's name as sender.
 
     ``signal.connect(subscriber)`` hears every schema,
-    ``signal.connect_via('towns-bern')`` one.
+    ``signal.connect_via('towns-bern')`` one. Where the manager is asynchronous, subscribers
+    may be coroutine functions; ``wait`` waits for what they return.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[Awaitable[Any]], Any]) -> None:
+        self.wait = wait
         self.on_schema_init = Signal(
             doc="A schema was made and is about to be committed: (schema, connection)"
         )
@@ -30,6 +36,12 @@ class Signals:
         self.on_hook_error = Signal(
             doc="Post-processing or an on_commit subscriber failed: (schema, error, hook)"
         )
+
+    def send(self, signal: Signal, schema: str | None, **kwargs: Any) -> None:
+        """Call the subscribers of one of the signals, and wait for those to be awaited."""
+        for _receiver, result in signal.send(schema, **kwargs):
+            if isawaitable(result):
+                self.wait(result)
 
     def of(self, kind: Kind) -> Signal:
         """Return the signal of this kind of change."""

@@ -7,7 +7,7 @@ of the ``transaction`` package, or for each transaction of a session that stands
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -48,11 +48,8 @@ logger = logging.getLogger("onegov_orm.transactions")
 
 Hook = Callable[[], Any]
 
-#: What waits for a hook that is to be awaited.
-Wait = Callable[[Awaitable[Any]], Any]
-
-#: Attributes of sessions: does the transaction have a connection to write with, is the one that ended
-#: committed, are its objects to expire.
+#: Attributes of sessions: does the transaction have a connection to write with, is the one
+#: that ended committed, are its objects to expire.
 _HAS_BEGUN: Final = "_onegov_has_begun"
 _IS_COMMITTED: Final = "_onegov_is_committed"
 _EXPIRES: Final = "_onegov_expires"
@@ -73,10 +70,9 @@ class Completion:
     #: Whether it is finished by a unit of work, and not by the end of a transaction.
     is_deferred: ClassVar[bool] = False
 
-    def __init__(self, signals: Signals, announcer: Announcer, wait: Wait) -> None:
+    def __init__(self, signals: Signals, announcer: Announcer) -> None:
         self._signals = signals
         self._announcer = announcer
-        self._wait = wait
         self._sessions: list[Session] = []
         self._changes: list[tuple[str, ChangeSet]] = []
         self._after_commit: list[tuple[str | None, Hook]] = []
@@ -126,7 +122,7 @@ class Completion:
             try:
                 result = call.run()
                 if isawaitable(result):
-                    self._wait(result)
+                    self._signals.wait(result)
             except Exception as error:  # whatever a hook may raise
                 report(self._signals, call, error)
 
@@ -183,12 +179,10 @@ class CompletionEvents:
         signals: Signals,
         announcer: Announcer,
         transaction_manager: Any | None,
-        wait: Wait,
     ) -> None:
         self._signals = signals
         self._announcer = announcer
         self._transaction_manager = transaction_manager
-        self._wait = wait
         #: Called after each commit of a session that can write, if anybody wants to know.
         self.on_write: Callable[[], None] | None = None
         announcer.on_first_change = self._join
@@ -261,7 +255,8 @@ class CompletionEvents:
             return
         setattr(session, _HAS_BEGUN, not reads_only(session))
         if self._signals.on_transaction_join.receivers:
-            self._signals.on_transaction_join.send(session.info.get("schema"), session=session)
+            schema = session.info.get("schema")
+            self._signals.send(self._signals.on_transaction_join, schema, session=session)
 
     def after_commit(self, session: Session) -> None:
         """Note that the transaction is committed, unless it was but a savepoint.
@@ -308,10 +303,10 @@ class CompletionEvents:
 
     def deferred_completion(self) -> DeferredCompletion:
         """Return a completion for a unit of work."""
-        return DeferredCompletion(self._signals, self._announcer, self._wait)
+        return DeferredCompletion(self._signals, self._announcer)
 
     def _new_completion(self) -> Completion:
-        return Completion(self._signals, self._announcer, self._wait)
+        return Completion(self._signals, self._announcer)
 
 
 class DeferredCompletion(Completion):

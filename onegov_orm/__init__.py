@@ -64,7 +64,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # SQLAlchemy's asyncio needs greenlet, which who has no asynchronous code may not have.
     if name == "AsyncSessionManager":
-        from onegov_orm.session_manager_async import AsyncSessionManager
-
+        try:
+            from onegov_orm.session_manager_async import AsyncSessionManager
+        except ImportError as exc:
+            raise ImportError(f"{exc}\nHere: pip install 'onegov_orm[asyncio]'") from exc
         return AsyncSessionManager
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,14 +82,14 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
             return Script(self, query)
         await self.open_for(query)
         schema = self.prelude.schema if self.prelude else None
-        plan = self.plans.find(query, schema)
+        # SQLAlchemy's adapter names its statements None.
+        given = {key: value for key, value in kwargs.items() if value is not None}
+        plan = None if given else self.plans.find(query, schema)
         if plan is None:
             name = f"onegov_{next(_numbers):x}" if self.keeps_plans else ""
-            statement = await self._watched(
-                super().prepare(query, **{**kwargs, "name": kwargs.get("name") or name})
-            )
+            statement = await self._watched(super().prepare(query, **{"name": name, **given}))
             plan = Plan(self, statement, schema)
-            if self.keeps_plans and not kwargs:
+            if self.keeps_plans and not given:
                 self.plans.keep(plan)
         return plan
 

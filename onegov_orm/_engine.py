@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from sqlalchemy import create_engine
@@ -131,12 +132,25 @@ def make_engine(
     config |= pool
     config["poolclass"] = naming_pool_class(pool_class, holders)
     config["isolation_level"] = isolation_level
-    if is_async:
-        # Needs greenlet, which synchronous users need not have.
-        from sqlalchemy.ext.asyncio import create_async_engine
+    with _named_extras(url.get_driver_name(), is_async):
+        if is_async:
+            # Needs greenlet, which who has no asynchronous code may not have.
+            from sqlalchemy.ext.asyncio import create_async_engine
 
-        return create_async_engine(url, **config).sync_engine
-    return create_engine(url, **config)
+            return create_async_engine(url, **config).sync_engine
+        return create_engine(url, **config)
+
+
+@contextmanager
+def _named_extras(driver: str, is_async: bool) -> Iterator[None]:
+    """Tell which extra brings a module that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        extras = f"{driver},asyncio" if is_async and driver == "psycopg" else driver
+        raise ConfigurationError(
+            f"{exc.name} is not installed: pip install 'onegov_orm[{extras}]'"
+        ) from exc
 
 
 def _pool_settings(

@@ -5,7 +5,8 @@ The asynchronous manager runs these functions in a greenlet, where SQLAlchemy aw
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from onegov_orm.errors import SchemaExists, SchemaNotFound
@@ -44,18 +45,19 @@ class SchemaOperations:
 
     def list(self, namespace: str | None) -> list[str]:
         """Return the customers' schemas, sorted."""
-        with self._manager.sync_engine.connect() as connection:
+        with self._connected() as connection:
             return list(query_schemas(connection, namespace, self._manager.reserved))
 
     def is_found(self, schema: str) -> bool:
         """Tell whether the schema exists."""
-        with self._manager.sync_engine.connect() as connection:
+        with self._connected() as connection:
             return schema_exists(connection, schema)
 
     def create(self, schema: str, validate: bool) -> None:
         """Create an empty schema; raises `SchemaExists` or `PermissionDenied`."""
         name = self._parse(schema, validate)
-        with self._provisioning(name) as connection, connection.begin():
+        options = self._provisioner.options(name)
+        with self._connected(**options) as connection, connection.begin():
             create_schema(connection, name)
         self._appeared(name)
 
@@ -70,14 +72,13 @@ class SchemaOperations:
         """Make sure that the schema exists, with all it has to hold."""
         name = self._manager.parse_schema(schema)
         if not self.is_admitted(name, create=True):
-            with self._provisioning(name) as connection:
+            with self._connected(**self._provisioner.options(name)) as connection:
                 self._provisioner.ensure(connection, name)
             self._appeared(name)
 
     def create_required_extensions(self) -> None:
         """Make sure that the required extensions exist."""
-        neutral = self._manager.sync_engine.connect()
-        with neutral.execution_options(isolation_level="READ COMMITTED") as connection:
+        with self._connected(isolation_level="READ COMMITTED") as connection:
             self._provisioner.ensure_extensions(connection)
 
     def _appeared(self, schema: SchemaName) -> None:
@@ -90,7 +91,7 @@ class SchemaOperations:
             return self._manager.parse_schema(schema)  # type: ignore[no-any-return]
         return SchemaName(schema, reserved=())
 
-    def _provisioning(self, schema: SchemaName) -> AbstractContextManager[Connection]:
-        options = self._provisioner.options(schema)
-        engine = self._manager.sync_engine
-        return engine.connect().execution_options(**options)  # type: ignore[no-any-return]
+    @contextmanager
+    def _connected(self, **options: Any) -> Iterator[Connection]:
+        with self._manager.sync_engine.connect() as connection:
+            yield connection.execution_options(**options)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
 from onegov_orm._connection import SchemaState
 from onegov_orm._places import place
+from onegov_orm._queues import FAIR
 from onegov_orm._tasks import current_task
 from onegov_orm.context import owner_name
 from onegov_orm.errors import PoolExhausted
@@ -104,8 +105,15 @@ class HolderNamingPool:
 
 
 def naming_pool_class(pool_class: type[Pool], holders: Holders) -> type[Pool]:
-    """Return a subclass of the pool class that names its holders when it is exhausted."""
-    return type(pool_class.__name__, (HolderNamingPool, pool_class), {"holders": holders})
+    """Return a subclass of the pool class that names its holders when it is exhausted.
+
+    Who waits for a connection waits in turn.
+    """
+    attributes: dict[str, Any] = {"holders": holders}
+    queue_class = getattr(pool_class, "_queue_class", None)
+    if queue_class in FAIR:
+        attributes["_queue_class"] = FAIR[queue_class]
+    return type(pool_class.__name__, (HolderNamingPool, pool_class), attributes)
 
 
 class PoolEvents:

@@ -106,7 +106,7 @@ class BaseSessionManager(ManagerContext):
         self.dsn = dsn if isinstance(dsn, str) else dsn.render_as_string(hide_password=False)
         self.bases: list[DeclarativeBase] = [base]
         self.required_extensions = set(REQUIRED_EXTENSIONS)
-        self.signals = Signals(self._wait)
+        self.signals = Signals(self._wait, self._shell)
         self.transaction_manager = transaction_manager
         if isinstance(reserved, str):
             raise ConfigurationError(f"reserved takes a collection of names, not {reserved!r}")
@@ -255,6 +255,11 @@ class BaseSessionManager(ManagerContext):
     def _wait(awaitable: Any) -> Any:
         """Wait for what a hook returned; raises `ConfigurationError` where that can't be."""
         raise NotImplementedError
+
+    @staticmethod
+    def _shell(value: Any) -> Any:
+        """Return what coroutine functions get in the place of a session or a connection."""
+        return value
 
     def _launcher(self) -> Callable[[Callable[[], Any]], None]:
         """Return what runs work in the background."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -92,12 +93,18 @@ class ScopedSessions(BaseSessionManager):
     def _make_session(self, key: Key) -> Any:
         schema, access = key
         store = self._store()
-        made: Any = self.session_factory(**self.options_of(schema, access))
+        options = self.options_of(schema, access)
+        if access is not None:
+            # There is nothing to prepare, and a standby can't.
+            options["twophase"] = False
+        made: Any = self.session_factory(**options)
         session: Any = sync_session(made)
         if access is not None:
             session.access = access
             # A standby can prepare no transaction, and there is nothing to be prepared.
             session.twophase = False
+            # The store has the session; the other way round would be a circle.
+            session.store = weakref.ref(store)
         session.joins_transaction = store.joins
         if isinstance(store, Unit) and access is None:
             session.completion = store.completion
@@ -130,7 +137,7 @@ class ScopedSessions(BaseSessionManager):
         there is not ours to restore.
         """
         completion = None if joins else self._completions.deferred_completion()
-        unit = Unit(self._scopes.get(), joins, completion, access)
+        unit = Unit(self._store(), self._scopes.get(), joins, completion, access)
         before = self._current.unit.get(), self._current.schema
         self._current.unit.set(unit)
         self._current.schema = schema

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import insert, inspect
@@ -17,6 +17,7 @@ from onegov_orm.errors import ReadOnlySession
 
 if TYPE_CHECKING:
     from onegov_orm._changes import Announcer
+    from onegov_orm._units import SessionStore
     from onegov_orm.transactions import Completion
 
 
@@ -32,6 +33,8 @@ class SchemaSession(Session):
     joins_transaction: bool = False
     #: How the session reads, None if it can write.
     access: Access | None = None
+    #: To whom a reading session belongs.
+    store: Callable[[], SessionStore | None] | None = None
     #: What is to be done when the open transaction ended; see `transactions`.
     completion: Completion | None = None
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
     AsyncEngine,
     AsyncSession,
     async_scoped_session,
+    async_session,
     async_sessionmaker,
 )
 from sqlalchemy.orm import Session
@@ -63,3 +66,12 @@ def synchronous(session: Any) -> Any:
             session.configure(sync_session_class=type("Session", (Session,), {}))
         return session.kw["sync_session_class"]
     return getattr(session, "sync_session", session)
+
+
+def shell_of(value: Any) -> Any:
+    """Return the asynchronous shell of a session or connection, and anything else as it is."""
+    if isinstance(value, Connection):
+        return AsyncConnection(AsyncEngine(value.engine), value)
+    if isinstance(value, Session):
+        return async_session(value) or value
+    return value

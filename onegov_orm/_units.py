@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from onegov_orm._prelude import Access
+from onegov_orm.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from onegov_orm.names import SchemaName
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 #: How many idle sessions a thread or task keeps at hand, each for another schema.
 _MAX_IDLE_SESSIONS: Final = 32
+
+#: The attribute of a session whose transaction has a connection to write with.
+HAS_BEGUN: Final = "_onegov_has_begun"
 
 #: A schema, and how it is read if it can't be written.
 Key = tuple["SchemaName", Access | None]
@@ -36,6 +40,8 @@ class SessionStore:
 
     #: Whether the sessions leave commit and rollback to the ``transaction`` package.
     joins: bool
+    #: What this one is inside of: the unit of work around it, or the thread's or task's own.
+    outer: SessionStore | None = None
 
     def __init__(self, joins: bool) -> None:
         self.joins = joins
@@ -64,6 +70,15 @@ class SessionStore:
         """Whether a session is in a transaction."""
         return any(session.in_transaction() for session in self.all())
 
+    def unfinished(self) -> Iterator[Any]:
+        """Yield the sessions that can write and have begun, here and further out."""
+        store: SessionStore | None = self
+        while store is not None:
+            for session in store.writing():
+                if session.in_transaction() and getattr(session, HAS_BEGUN, False):
+                    yield session
+            store = store.outer
+
     def end(self, verb: str) -> None:
         """Commit or roll back; what only reads is rolled back in the end."""
         writing = self.writing()
@@ -72,6 +87,14 @@ class SessionStore:
         for session in self.all():
             if session not in writing:
                 session.rollback()
+
+    def mark(self) -> Any:
+        """Return where an attempt begins, for `retreat`."""
+        return None
+
+    def retreat(self, mark: Any) -> None:
+        """Roll back an attempt."""
+        self.end("rollback")
 
     def close(self) -> None:
         """Close and forget the sessions."""
@@ -111,15 +134,29 @@ class Unit(SessionStore):
 
     def __init__(
         self,
+        outer: SessionStore,
         scope: SessionStore,
         joins: bool,
         completion: Completion | None,
         access: Access | None = None,
     ) -> None:
         super().__init__(joins)
+        self.outer = outer
         self.scope = scope
         self.completion = completion
         self.access = access
+
+    def mark(self) -> Any:
+        """Return where an attempt begins, for `retreat`."""
+        return None if self.completion is None else self.completion.mark()
+
+    def retreat(self, mark: Any) -> None:
+        """Roll back an attempt, and forget what was to run after it."""
+        try:
+            super().retreat(mark)
+        finally:
+            if self.completion is not None:
+                self.completion.retreat(mark)
 
     @property
     def is_untouched(self) -> bool:
@@ -145,6 +182,22 @@ class Unit(SessionStore):
             finally:
                 if self.completion is not None:
                     self.completion.finish(is_committed)
+
+
+def refuse_to_wait_for_oneself(session: Any) -> None:
+    """Refuse a deferrable reader that would wait forever for a writer beside it.
+
+    The server lets it begin when all serializable transactions that write are over.
+    """
+    if getattr(session, "access", None) is not Access.DEFERRABLE:
+        return
+    store = session.store() if session.store is not None else None
+    for writer in store.unfinished() if store is not None else ():
+        raise ConfigurationError(
+            "a deferrable reader waits until those who write are done, and one of them is the "
+            f'session of schema "{writer.info["schema"]}" of the same thread or task: commit it '
+            "first, or read before it begins"
+        )
 
 
 @contextmanager

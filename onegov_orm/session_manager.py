@@ -15,11 +15,11 @@ from onegov_orm._engine import DEFAULT_ISOLATION_LEVEL
 from onegov_orm._manager import MAX_LAG_SECONDS
 from onegov_orm._scoped import ScopedSessions, access_of
 from onegov_orm._tasks import current_task
-from onegov_orm._units import SessionStore, own_transactions
+from onegov_orm._units import own_transactions
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.names import EXTENSIONS_SCHEMA, SHARED_SCHEMA
 from onegov_orm.replicas import ReplicaStatus, in_thread
-from onegov_orm.transactions import Attempt, Hook, attempts, can_swap
+from onegov_orm.transactions import Attempt, attempts, can_swap
 from onegov_orm.typing import DeclarativeBase, IsolationLevel
 
 if TYPE_CHECKING:
@@ -305,22 +305,15 @@ class SessionManager(ScopedSessions):
     def _transaction(self) -> Iterator[Session | None]:
         """One attempt: begin, and commit or abort what runs in this thread or task."""
         store = self._store()
-        begin, commit, abort = self._verbs(store)
-        begin()
+        manager: Any = self.transaction_manager if store.joins else None
+        if manager is not None:
+            manager.begin()
+        else:
+            store.end("rollback")
+        mark = store.mark()
         try:
             yield self.session() if self.current_schema else None
-            commit()
+            manager.commit() if manager is not None else store.end("commit")
         except BaseException:
-            abort()
+            manager.abort() if manager is not None else store.retreat(mark)
             raise
-
-    def _verbs(self, store: SessionStore) -> tuple[Hook, Hook, Hook]:
-        if store.joins:
-            manager: Any = self.transaction_manager
-            return manager.begin, manager.commit, manager.abort
-
-        return (
-            lambda: store.end("rollback"),
-            lambda: store.end("commit"),
-            lambda: store.end("rollback"),
-        )

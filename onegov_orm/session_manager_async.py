@@ -28,6 +28,7 @@ from onegov_orm._session_async import (
     AsyncSchemaSession,
     AsyncSessionFactory,
     async_engine,
+    shell_of,
     synchronous,
 )
 from onegov_orm._tasks import current_task, uninterrupted
@@ -266,11 +267,12 @@ class AsyncSessionManager(ScopedSessions):
         """One attempt: begin, and commit or abort what runs in this task."""
         store = self._store()
         await greenlet_spawn(store.end, "rollback")
+        mark = store.mark()
         try:
             yield self.session() if self.current_schema else None
             await uninterrupted(greenlet_spawn(store.end, "commit"))
         except BaseException:
-            await uninterrupted(greenlet_spawn(store.end, "rollback"))
+            await uninterrupted(greenlet_spawn(store.retreat, mark))
             raise
 
     def _new_store(self) -> SessionStore:
@@ -286,6 +288,10 @@ class AsyncSessionManager(ScopedSessions):
     @staticmethod
     def _wait(awaitable: Any) -> Any:
         return await_only(awaitable)
+
+    @staticmethod
+    def _shell(value: Any) -> Any:
+        return shell_of(value)
 
     def _synchronous(self, session: Any) -> Any:
         return synchronous(session)
@@ -312,10 +318,18 @@ class Background:
         """Run work that waits for the server."""
         task = asyncio.get_running_loop().create_task(greenlet_spawn(work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The connection was lost, or is lost now: there is nothing else to be done.
+            logger.warning("what ran in the background failed", exc_info=error)
 
     async def stop(self) -> None:
         """Cancel the tasks, and wait for their ends."""
+        # A task that ended just now is not heard of before the next turn of the loop.
+        await asyncio.sleep(0)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
 from blinker import Signal
@@ -16,11 +16,17 @@ class Signals:
 
     ``signal.connect(subscriber)`` hears every schema,
     ``signal.connect_via('towns-bern')`` one. Where the manager is asynchronous, subscribers
-    may be coroutine functions; ``wait`` waits for what they return.
+    may be coroutine functions: ``wait`` waits for what they return, and ``shell`` turns a
+    session or a connection into one that can be awaited.
     """
 
-    def __init__(self, wait: Callable[[Awaitable[Any]], Any]) -> None:
+    def __init__(
+        self,
+        wait: Callable[[Awaitable[Any]], Any],
+        shell: Callable[[Any], Any] = lambda value: value,
+    ) -> None:
         self.wait = wait
+        self.shell = shell
         self.on_schema_init = Signal(
             doc="A schema was made and is about to be committed: (schema, connection)"
         )
@@ -39,9 +45,21 @@ class Signals:
 
     def send(self, signal: Signal, schema: str | None, **kwargs: Any) -> None:
         """Call the subscribers of one of the signals, and wait for those to be awaited."""
-        for _receiver, result in signal.send(schema, **kwargs):
-            if isawaitable(result):
-                self.wait(result)
+        # blinker's own send() refuses coroutine functions.
+        receivers = () if signal.is_muted else list(signal.receivers_for(schema))
+        for receiver in receivers:
+            self.call(receiver, schema, **kwargs)
+
+    def call(self, receiver: Callable[..., Any], schema: str | None, **kwargs: Any) -> None:
+        """Call a subscriber, and wait for it if it is to be awaited.
+
+        A coroutine function gets the asynchronous shells of sessions and connections.
+        """
+        if iscoroutinefunction(receiver):
+            kwargs = {name: self.shell(value) for name, value in kwargs.items()}
+        result = receiver(schema, **kwargs)
+        if isawaitable(result):
+            self.wait(result)
 
     def of(self, kind: Kind) -> Signal:
         """Return the signal of this kind of change."""

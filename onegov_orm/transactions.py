@@ -20,6 +20,8 @@ from transaction._transaction import Status
 from onegov_orm._attempts import Attempt, attempts
 from onegov_orm._joining import JoiningEvents, joins_transaction
 from onegov_orm._readonly import reads_only
+from onegov_orm._units import HAS_BEGUN as _HAS_BEGUN
+from onegov_orm._units import refuse_to_wait_for_oneself
 from onegov_orm.changes import ChangeSet
 
 if TYPE_CHECKING:
@@ -48,9 +50,7 @@ logger = logging.getLogger("onegov_orm.transactions")
 
 Hook = Callable[[], Any]
 
-#: Attributes of sessions: does the transaction have a connection to write with, is the one
-#: that ended committed, are its objects to expire.
-_HAS_BEGUN: Final = "_onegov_has_begun"
+#: Attributes of sessions: is the transaction that ended committed, are its objects to expire.
 _IS_COMMITTED: Final = "_onegov_is_committed"
 _EXPIRES: Final = "_onegov_expires"
 
@@ -96,6 +96,18 @@ class Completion:
     def after_abort(self, schema: str | None, hook: Hook) -> None:
         """Run the hook if the transaction is aborted."""
         self._after_abort.append((schema, hook))
+
+    def mark(self) -> tuple[int, int]:
+        """Return where the hooks of an attempt begin."""
+        return len(self._after_commit), len(self._after_abort)
+
+    def retreat(self, mark: tuple[int, int]) -> None:
+        """Finish an attempt that failed: what was to run since the mark is done or dropped."""
+        commits, aborts = mark
+        failed = Completion(self._signals, self._announcer)
+        failed._after_abort = self._after_abort[aborts:]
+        del self._after_commit[commits:], self._after_abort[aborts:]
+        failed.finish(is_committed=False)
 
     @property
     def has_hooks(self) -> bool:
@@ -166,7 +178,7 @@ def report(signals: Signals, call: Call, error: Exception) -> None:
     )
     for receiver in signals.on_hook_error.receivers_for(call.schema):
         try:
-            receiver(call.schema, error=error, hook=call.hook)
+            signals.call(receiver, call.schema, error=error, hook=call.hook)
         except Exception:  # an error tracker must not break what it watches
             logger.exception("a subscriber of on_hook_error failed")
 
@@ -254,6 +266,7 @@ class CompletionEvents:
         if transaction.nested:
             return
         setattr(session, _HAS_BEGUN, not reads_only(session))
+        refuse_to_wait_for_oneself(session)
         if self._signals.on_transaction_join.receivers:
             schema = session.info.get("schema")
             self._signals.send(self._signals.on_transaction_join, schema, session=session)

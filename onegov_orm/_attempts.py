@@ -15,6 +15,11 @@ _NOT_SUPPORTED: Final = "0A000"
 _CHANGED_PLAN: Final = "cached plan must not change result type"
 #: The server's function that says so, in whatever language.
 _CHANGED_PLAN_SOURCE: Final = "RevalidateCachedQuery"
+#: What asyncpg has for it, and for a row type that was changed; SQLAlchemy's error of the same
+#: name has no SQLSTATE.
+_CHANGED_PLAN_CLASSES: Final = frozenset(
+    {"InvalidCachedStatementError", "OutdatedSchemaCacheError"}
+)
 
 _FIRST_WAIT_SECONDS: Final = 0.02
 _LONGEST_WAIT_SECONDS: Final = 2.0
@@ -28,7 +33,15 @@ def is_retryable(error: BaseException) -> bool:
     """
     original = getattr(error, "orig", None) or error
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    if state in _RETRYABLE_STATES:
+    return state in _RETRYABLE_STATES or is_changed_plan(error)
+
+
+def is_changed_plan(error: BaseException) -> bool:
+    """Tell whether a prepared statement failed because its tables are others by now."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    names = {type(each).__name__ for each in (original, original.__cause__)}
+    if names & _CHANGED_PLAN_CLASSES:
         return True
     source = getattr(getattr(original, "diag", None), "source_function", None)
     return state == _NOT_SUPPORTED and (

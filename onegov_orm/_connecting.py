@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import event
 
 from onegov_orm import _sql
+from onegov_orm._differences import Differences
 from onegov_orm._pool import driver_connection
 from onegov_orm.errors import ConfigurationError, UnsupportedDatabase
 
@@ -26,6 +27,14 @@ _NEAR: Final = ("/", "@", "localhost", "127.", "::1")
 
 #: How long to wait for a replica that does not answer; the primary is there in its place.
 _REPLICA_TIMEOUT_SECONDS: Final = 3
+
+#: What PgBouncer answers to settings that it can't have.
+_REFUSED_BY_POOLER: Final = "unsupported startup parameter"
+_SAY_SO: Final = "make the manager with pooler='external'"
+_IGNORED: Final = (
+    "the settings with which the connection was opened did not reach the server: there is a "
+    f"pooler in between that ignores them, {_SAY_SO}"
+)
 
 
 @dataclass(frozen=True)
@@ -54,16 +63,27 @@ class ConnectEvents:
             if kind.is_external
             else None
         )
-        self._differences: Any = None
+        self._differences = Differences()
+        self._dialect: Any = None
 
     def attach(self, engine: Engine) -> None:
         """Listen to the engine."""
+        # SQLAlchemy asks the first connection for its schema: then ours tells something.
+        if engine.dialect.default_schema_name is None:
+            self._dialect = engine.dialect
         event.listen(engine, "do_connect", self.do_connect)
         event.listen(engine, "connect", self.connect)
 
     def do_connect(self, dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
-        """Open a connection."""
-        cparams = dict(cparams)
+        """Open a connection; raises `ConfigurationError` if there is a pooler in the way."""
+        try:
+            return self._open(dialect, cargs, dict(cparams))
+        except Exception as exc:
+            if _REFUSED_BY_POOLER not in str(exc):
+                raise
+            raise ConfigurationError(self._advice(str(exc))) from exc
+
+    def _open(self, dialect: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
         if dialect.driver == "asyncpg":
             self._prepare_asyncpg(cparams)
             return dialect.loaded_dbapi.connect(*cargs, **cparams)
@@ -74,6 +94,7 @@ class ConnectEvents:
         if self._kind.is_replica:
             cparams.setdefault("connect_timeout", _REPLICA_TIMEOUT_SECONDS)
         if dialect.is_async:
+            _refuse_own_classes(cparams)
             cparams["async_creator_fn"] = connector("psycopg_async")
             return dialect.loaded_dbapi.connect(*cargs, **cparams)
         return connector(dialect.driver)(*cargs, **cparams)
@@ -88,8 +109,10 @@ class ConnectEvents:
             connection.cleanse = _sql.STANDBY_CLEANSE
         if kind.is_external:
             connection.expect_others(self._external_opening)
-        if self._differences is not None:
-            connection.plans.share(self._differences)
+        connection.share(self._differences)
+        if not kind.is_external and self._was_ignored(connection):
+            connection.hang_up()
+            raise ConfigurationError(_IGNORED)
         version = info.server_version
         if version < OLDEST_SERVER_VERSION:
             connection.hang_up()
@@ -98,10 +121,25 @@ class ConnectEvents:
                 f"{OLDEST_SERVER_VERSION // 10_000} is the oldest that is supported"
             )
 
+    def _was_ignored(self, connection: Any) -> bool:
+        """Tell whether what was set while connecting did not reach the server."""
+        path = connection.reported_at_first
+        if path is not None:
+            return bool(path != self._fixed["search_path"])
+        found = None if self._dialect is None else self._dialect.default_schema_name
+        return found not in (None, _sql.NEUTRAL_PATH)
+
+    def _advice(self, refusal: str) -> str:
+        if not self._kind.is_external:
+            return f"{refusal.strip()}: there is a pooler in between, {_SAY_SO}"
+        return (
+            f"{refusal.strip()}: a pooler does not take settings when a client connects; take "
+            "them out of connect_args, the dsn, and PGOPTIONS"
+        )
+
     def _prepare_asyncpg(self, cparams: dict[str, Any]) -> None:
         """Set what asyncpg is to be called with."""
-        if "connection_class" in cparams or "async_creator_fn" in cparams:
-            raise ConfigurationError("the manager has asyncpg's connections of a class of its own")
+        _refuse_own_classes(cparams)
         if not self._kind.is_external:
             given: Mapping[str, str] = cparams.get("server_settings") or {}
             cparams["server_settings"] = {**self._defaults, **given, **self._fixed}
@@ -109,10 +147,7 @@ class ConnectEvents:
             cparams.setdefault("timeout", _REPLICA_TIMEOUT_SECONDS)
         # Only who uses asyncpg has it.
         from onegov_orm._driver_asyncpg import SchemaConnection
-        from onegov_orm._plans import Differences
 
-        if self._differences is None:
-            self._differences = Differences()
         cparams["connection_class"] = SchemaConnection
         # Neither of these knows schemas; the connection keeps the statements itself.
         cparams["prepared_statement_cache_size"] = 0
@@ -123,6 +158,11 @@ class ConnectEvents:
         if self._kind.pipeline is not None:
             return self._kind.pipeline
         return host is not None and not host.startswith(_NEAR)
+
+
+def _refuse_own_classes(cparams: Mapping[str, Any]) -> None:
+    if "connection_class" in cparams or "async_creator_fn" in cparams:
+        raise ConfigurationError("the manager has the driver's connections of a class of its own")
 
 
 def connector(driver: str) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from onegov_orm import _sql
+from onegov_orm._differences import Differences
 from onegov_orm._prelude import Prelude
 from onegov_orm._statements import Effects, effects_of
 from onegov_orm.errors import (
@@ -37,6 +38,9 @@ SOMEBODY: Final = object()
 #: What leaves something on the connection, which somebody else may have next.
 _SESSION_EFFECTS: Final = Effects.OUTLIVES_TRANSACTION | Effects.LISTENS | Effects.NEEDS_SESSION
 
+#: What a session that only reads is refused.
+_ESCAPING_EFFECTS: Final = Effects.ESCAPES | Effects.TWO_PHASES
+
 begin_sql = lru_cache(maxsize=64)(_sql.begin)
 
 
@@ -56,6 +60,9 @@ class SchemaState:
     #: Behind a pooler each transaction may be on another of the server's connections: what all
     #: of them start with, None for a connection of our own.
     external_opening: Sequence[str] | None = None
+    #: What a pooler told about the path before the transaction: it may be another connection's,
+    #: and holds for this one no sooner than it changes.
+    _stale_path: str | None = None
 
     _last_user: object = NOBODY
     _prelude_due: bool = True
@@ -88,9 +95,12 @@ class SchemaState:
     def expect_others(self, opening: Sequence[str]) -> None:
         """Expect that others use the server's connection between the transactions."""
         self.external_opening = opening
-        # What a pooler tells about the path may be another connection's.
-        self._reports_search_path = False
         self.forget_plans()
+
+    @property
+    def reported_at_first(self) -> str | None:
+        """The search path with which the connection was opened, None if that is not known."""
+        return self._neutral_path
 
     @property
     def is_idle(self) -> bool:
@@ -123,6 +133,7 @@ class SchemaState:
         elif effects is Effects.NONE or not effects & Effects.OUTSIDE_TRANSACTION:
             due = self._opening()
         if effects is not Effects.NONE:
+            due = self._pinned(due)
             self._expect(effects)
         return due
 
@@ -139,10 +150,11 @@ class SchemaState:
 
     def due_in_pipeline(self, statement: str) -> Sequence[str]:
         """Return what is due inside a pipeline, where the server's answers come later."""
-        due = self.prelude.renewal if self._prelude_due and self.prelude else ()
+        due: Sequence[str] = self.prelude.renewal if self._prelude_due and self.prelude else ()
         effects = effects_of(statement)
         if effects is not Effects.NONE:
             self._refuse(effects, is_open=False)
+            due = self._pinned(due)
         self._prelude_due = Effects.MOVES_PATH in effects
         self._expect(effects)
         return due
@@ -171,6 +183,19 @@ class SchemaState:
         self.prelude = None
         self._prelude_due = True
 
+    def _pinned(self, due: Sequence[str]) -> Sequence[str]:
+        """Return what is due, and let no transaction that reads become one that writes.
+
+        Only before its first snapshot would the server allow that.
+        """
+        if self._reads_only and self._transaction_status() != IN_FAILED_TRANSACTION:
+            return (*due, _sql.TAKE_SNAPSHOT)
+        return due
+
+    @property
+    def _reads_only(self) -> bool:
+        return self.prelude is not None and self.prelude.is_read_only
+
     def _opening(self) -> Sequence[str]:
         if self._wants_autocommit:
             return self._lasting_opening()
@@ -178,13 +203,16 @@ class SchemaState:
         if self.external_opening is not None:
             statements.extend(self.external_opening)
             self._last_user = SOMEBODY
+            self._stale_path = self._reported_search_path()
         if self.prelude is not None:
             statements.extend(self.prelude.opening)
         admission = self._admission()
         if self._lasting_prelude is not None or self._is_moved_for_good():
             admission.append(_sql.RESET_SEARCH_PATH)
         if admission:
-            statements = [_sql.BEGIN, *admission, _sql.COMMIT, *statements]
+            # A plain BEGIN may be of a level that a standby can't have.
+            begin = self._begin() if self._reads_only else _sql.BEGIN
+            statements = [begin, *admission, _sql.COMMIT, *statements]
         self._prelude_due = False
         self._is_suspect = False
         self._was_corrected = False
@@ -193,9 +221,10 @@ class SchemaState:
     def _lasting_opening(self) -> Sequence[str]:
         if self.external_opening is not None:
             raise PoolerRestriction("statements in AUTOCOMMIT")
+        if self._reads_only:
+            raise ReadOnlySession("a reading session reads in transactions, not in AUTOCOMMIT")
         statements = self._admission()
         if self._is_lasting_due():
-            self._soiled = self._soiled or (self.prelude is not None and self.prelude.is_read_only)
             statements.append(self.prelude.lasting if self.prelude else _sql.RESET_SEARCH_PATH)
             self._lasting_prelude = self.prelude
             self._is_lasting_current = True
@@ -243,8 +272,7 @@ class SchemaState:
         """Raise for a text with effects that can't be undone here."""
         if is_open and Effects.REVIVES_PATH in effects:
             self._refuse_to_revive()
-        is_read_only = self.prelude is not None and self.prelude.is_read_only
-        if Effects.ESCAPES in effects and is_read_only:
+        if self._reads_only and effects & _ESCAPING_EFFECTS:
             raise ReadOnlySession("a reading session can't leave its read-only transaction")
         if self.external_opening is not None:
             if effects & _SESSION_EFFECTS:
@@ -265,6 +293,8 @@ class SchemaState:
 
     def _is_moved_for_good(self) -> bool:
         """Tell whether the path outside of transactions is not what it was at first."""
+        if self.external_opening is not None:
+            return False
         if self._reports_search_path:
             return self._reported_search_path() != self._neutral_path
         return self._is_suspect
@@ -273,6 +303,10 @@ class SchemaState:
         if not self._reports_search_path:
             return self._prelude_due
         found = self._reported_search_path()
+        if self.external_opening is not None:
+            if found == self._stale_path:
+                return True
+            self._stale_path = None
         if found is not None and prelude.matches(found):
             return False
         if self.strict:
@@ -301,6 +335,9 @@ class SchemaState:
 
     def forget_plans(self) -> None:
         """Have the driver use no prepared statement of another customer."""
+
+    def share(self, differences: Differences) -> None:
+        """Learn together with the other connections of an engine, if the driver prepares."""
 
     def clean(self) -> Any:
         """Make the connection fit for the next customer; an open transaction ends.

@@ -22,7 +22,9 @@ from onegov_orm._connection import (
     IN_TRANSACTION,
     SchemaState,
 )
-from onegov_orm._plans import Differences, Plan, Plans, Script
+from onegov_orm._differences import Differences
+from onegov_orm._plans import Plan, Plans, Script
+from onegov_orm._statements import Effects, effects_of
 
 T = TypeVar("T")
 
@@ -54,6 +56,7 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._begin_sql: str | None = None
         self._is_failed = False
+        self._knows_rows = False
         self.plans = Plans(Differences())
         self._neutral_path = self._reported_search_path()
         self._reports_search_path = self._neutral_path is not None
@@ -80,16 +83,24 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         """Prepare a statement, or return one that was prepared earlier, after what is due."""
         if query.startswith(_sql.SCRIPT):
             return Script(self, query)
-        await self.open_for(query)
+        # Preparing has no effects: what the text needs is due when it is executed.
+        await self.open_for(query if Effects.OUTSIDE_TRANSACTION in effects_of(query) else "")
         schema = self.prelude.schema if self.prelude else None
         # SQLAlchemy's adapter names its statements None.
         given = {key: value for key, value in kwargs.items() if value is not None}
         plan = None if given else self.plans.find(query, schema)
         if plan is None:
+            if self._knows_rows:
+                # asyncpg would go on with the columns that a table's rows had before.
+                await self.reload_schema_state()
             name = f"onegov_{next(_numbers):x}" if self.keeps_plans else ""
+            is_failed = self._is_failed
             statement = await self._watched(super().prepare(query, **{"name": name, **given}))
+            # In a failed transaction, what ends it can be prepared.
+            self._is_failed = is_failed
             plan = Plan(self, statement, schema)
-            if self.keeps_plans and not given:
+            self._knows_rows = plan.returns_rows_of_tables
+            if self.keeps_plans and not given and not self._knows_rows:
                 self.plans.keep(plan)
         return plan
 
@@ -155,6 +166,7 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
 
     async def send(self, sql: str, timeout: float | None = None) -> str:
         """Execute SQL as it is and return the server's status message."""
+        self.refuse_if_abandoned()
         try:
             status: str = await self._watched(super().execute(sql, timeout=timeout))
         except BaseException:
@@ -175,10 +187,16 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         sql = self.cleaning()
         if sql:
             await self.send(sql)
+        if sql == _sql.DISCARD_ALL:
+            self.plans.clear()
         self.was_cleaned()
 
     def forget_plans(self) -> None:
         """Do nothing: `Plans` knows whose the statements are."""
+
+    def share(self, differences: Differences) -> None:
+        """Learn together with the other connections of an engine."""
+        self.plans.share(differences)
 
     def expect_others(self, opening: Sequence[str]) -> None:
         """Expect that others use the server's connection between the transactions."""

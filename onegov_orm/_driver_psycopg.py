@@ -33,13 +33,16 @@ class SchemaCursor(psycopg.Cursor[Any]):
         refuse_if_late(self)
         connection = self.connection
         due = connection.due_for(query)
-        if not due:
+        try:
+            if due and connection.can_pipeline(query):
+                with connection.sending(due):
+                    return super().execute(query, params, **kwargs)
+            if due:
+                connection.send("; ".join(due))
             return super().execute(query, params, **kwargs)
-        if not connection.can_pipeline(query):
-            connection.send("; ".join(due))
-            return super().execute(query, params, **kwargs)
-        with connection.sending(due):
-            return super().execute(query, params, **kwargs)
+        except psycopg.Error as error:
+            connection.note_error(error)
+            raise
 
     def executemany(self, query: Any, params_seq: Any, **kwargs: Any) -> None:
         """Execute the statement for each set of parameters, after what is due."""
@@ -165,6 +168,7 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
         A cursor of psycopg's would prepare for parameters and rows that there are none of; in
         a pipeline it is needed all the same.
         """
+        self.refuse_if_abandoned()
         if self.pgconn.pipeline_status:
             psycopg.Cursor(self).execute(sql.encode(), prepare=False)
             return ""

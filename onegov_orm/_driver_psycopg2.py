@@ -60,6 +60,7 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
 
     def send(self, sql: str) -> str:
         """Execute SQL as it is and return the server's status message."""
+        self.refuse_if_abandoned()
         cursor = extensions.cursor(self)
         try:
             cursor.execute(sql)

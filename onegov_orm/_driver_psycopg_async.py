@@ -32,13 +32,16 @@ class SchemaAsyncCursor(psycopg.AsyncCursor[Any]):
         refuse_if_late(self)
         connection = self.connection
         due = connection.due_for(query)
-        if not due:
+        try:
+            if due and connection.can_pipeline(query):
+                async with connection.sending(due):
+                    return await super().execute(query, params, **kwargs)
+            if due:
+                await connection.send("; ".join(due))
             return await super().execute(query, params, **kwargs)
-        if not connection.can_pipeline(query):
-            await connection.send("; ".join(due))
-            return await super().execute(query, params, **kwargs)
-        async with connection.sending(due):
-            return await super().execute(query, params, **kwargs)
+        except psycopg.Error as error:
+            connection.note_error(error)
+            raise
 
     async def executemany(self, query: Any, params_seq: Any, **kwargs: Any) -> None:
         """Execute the statement for each set of parameters, after what is due."""
@@ -156,6 +159,7 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
 
     async def send(self, sql: str) -> str:
         """Execute SQL as it is and return the server's status message."""
+        self.refuse_if_abandoned()
         if self.pgconn.pipeline_status:
             await psycopg.AsyncCursor(self).execute(sql.encode(), prepare=False)
             return ""

@@ -13,6 +13,8 @@ from zope.sqlalchemy.datamanager import (
     ZopeTransactionEvents,
 )
 
+from onegov_orm._readonly import reads_only
+
 
 class _AbortingCompletely:
     """Mixed into zope.sqlalchemy's data managers, whose kept sessions were not rolled back."""
@@ -33,6 +35,14 @@ class _OnePhase(_AbortingCompletely, SessionDataManager):  # type: ignore[misc]
 
 class _TwoPhases(_AbortingCompletely, TwoPhaseSessionDataManager):  # type: ignore[misc]
     pass
+
+
+class _Reading(_AbortingCompletely, SessionDataManager):  # type: ignore[misc]
+    """Of sessions that only read: whatever becomes of them, the others can commit."""
+
+    def commit(self, trans: Any) -> None:
+        """Do what an abort does, before any other session commits."""
+        self.abort(trans)
 
 
 class JoiningEvents(ZopeTransactionEvents):  # type: ignore[misc]
@@ -66,6 +76,8 @@ class JoiningEvents(ZopeTransactionEvents):  # type: ignore[misc]
         """Join, unless the session has joined already or stands alone."""
         if joins_transaction(session) and _SESSION_STATE.get(session) is None:
             data_manager = _TwoPhases if session.twophase else _OnePhase
+            if reads_only(session):
+                data_manager = _Reading
             data_manager(session, STATUS_CHANGED, self.transaction_manager, self.keep_session)
 
 

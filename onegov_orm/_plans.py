@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from onegov_orm._differences import Differences
+
 #: How many statements a connection keeps prepared.
 MAX_PLANS: Final = 100
 
@@ -23,6 +25,9 @@ _UNTYPED: Final = re.compile(r"\$\d+(?!\d|::)")
 #: Classes of SQLSTATE that a statement may fail with because it was made for other tables.
 _PLAN_ERRORS: Final = frozenset({"0A", "22", "26", "42", "XX"})
 
+#: Somebody had the server forget its prepared statements, most likely all of them.
+_DISCARDED: Final = asyncpg.InvalidSQLStatementNameError
+
 #: The statement's text and its schema, None if it is the same for all.
 Key = tuple[str, str | None]
 
@@ -30,7 +35,15 @@ Key = tuple[str, str | None]
 class Plan:
     """A prepared statement, which tells its connection when it fails."""
 
-    __slots__ = ("_attributes", "_connection", "_statement", "is_shared", "query", "schema")
+    __slots__ = (
+        "_attributes",
+        "_connection",
+        "_statement",
+        "is_shared",
+        "query",
+        "returns_rows_of_tables",
+        "schema",
+    )
 
     def __init__(self, connection: Any, statement: Any, schema: str | None) -> None:
         self._connection = connection
@@ -39,6 +52,10 @@ class Plan:
         self.schema = schema
         self._attributes = statement.get_attributes()
         self.is_shared = self._has_common_types()
+        #: Whether a column is a whole row of a table, whose columns may change.
+        self.returns_rows_of_tables = any(
+            attribute.type.kind == "composite" for attribute in self._attributes
+        )
 
     def get_attributes(self) -> Any:
         """Return the columns, as they were when the statement was prepared."""
@@ -77,7 +94,7 @@ class Plan:
         await connection.open_for(self.query)
         try:
             return await connection._watched(getattr(self._statement, method)(*args, **kwargs))
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
             connection.plans.forget(self, error)
             raise
 
@@ -113,16 +130,6 @@ class Script:
         return self._status
 
 
-class Differences:
-    """What the connections of an engine learned from each other's failures."""
-
-    def __init__(self) -> None:
-        #: Statements that turned out to differ between schemas.
-        self.statements: set[str] = set()
-        #: How often something changed that statements were prepared for.
-        self.renewals = 0
-
-
 class Plans:
     """The statements of one connection, the most recently used ones."""
 
@@ -156,13 +163,20 @@ class Plans:
         if len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
 
-    def forget(self, plan: Plan, error: asyncpg.PostgresError) -> None:
+    def forget(self, plan: Plan, error: Exception) -> None:
         """Prepare a statement that failed anew the next time, if the plan may be why."""
-        if str(error.sqlstate)[:2] in _PLAN_ERRORS:
+        if isinstance(error, _DISCARDED):
+            self.clear()
+        # An error without a state is asyncpg's own: the type of a row is not what it was.
+        if str(getattr(error, "sqlstate", "XX"))[:2] in _PLAN_ERRORS:
             self._plans.pop(self._key(plan), None)
         if isinstance(error, asyncpg.InvalidCachedStatementError):
             self._differences.statements.add(plan.query)
             self._differences.renewals += 1
+
+    def clear(self) -> None:
+        """Forget all statements, which the server has forgotten too."""
+        self._plans.clear()
 
     def _key(self, plan: Plan) -> Key:
         is_shared = plan.is_shared and plan.query not in self._differences.statements

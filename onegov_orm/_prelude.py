@@ -64,9 +64,8 @@ class Prelude:
 
     @cached_property
     def lasting(self) -> str:
-        """The same for a connection without transactions, until it is reset."""
-        path = _sql.set_search_path(self.search_path)
-        return f"{path}; {_sql.SET_READ_ONLY_BY_DEFAULT}" if self.is_read_only else path
+        """The search path of a connection without transactions, until it is reset."""
+        return _sql.set_search_path(self.search_path)
 
     @cached_property
     def admission(self) -> tuple[str, ...]:

@@ -8,7 +8,10 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql as psycopg_sql
 
+from onegov_orm._attempts import is_changed_plan
 from onegov_orm._connection import IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
+from onegov_orm._differences import Differences
+from onegov_orm._prelude import Prelude
 
 SUCCESSES: Final = (psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK)
 
@@ -19,6 +22,9 @@ class PsycopgState(SchemaState):
     #: Whether what is due travels with the first statement, in a pipeline. It saves a
     #: round trip, and costs the processor more than a round trip on the same machine.
     pipelines: bool = False
+
+    _differences: Differences = Differences()
+    _renewals: int = 0
 
     # What the driver's connection has.
     pgconn: Any
@@ -46,6 +52,26 @@ class PsycopgState(SchemaState):
         """Return the statements that are due before the query."""
         text = text_of(query, self)
         return self.due_in_pipeline(text) if self.pgconn.pipeline_status else self.due(text)
+
+    def share(self, differences: Differences) -> None:
+        """Learn together with the other connections of an engine."""
+        self._differences = differences
+        self._renewals = differences.renewals
+
+    def bind(self, prelude: Prelude | None) -> None:
+        """Make the statements that follow run with this prelude, None for no schema."""
+        if self._renewals != self._differences.renewals:
+            self._renewals = self._differences.renewals
+            self.forget_plans()
+        super().bind(prelude)
+
+    def note_error(self, error: psycopg.Error) -> None:
+        """Have all connections give up what they prepared, if it was made for other tables.
+
+        After a change of tables the others would fail too, one after the other.
+        """
+        if is_changed_plan(error):
+            self._differences.renewals += 1
 
     def forget_plans(self) -> None:
         """Prepare no statements any more.
@@ -82,7 +108,11 @@ class PsycopgState(SchemaState):
         """Return the server's status message; raises the error that it sent."""
         if result.status not in SUCCESSES:
             self.has_failed()
-            raise psycopg.errors.error_from_result(result, encoding=self.info.encoding)
+            error = psycopg.errors.error_from_result(result, encoding=self.info.encoding)
+            if self.pgconn.status == psycopg.pq.ConnStatus.BAD and error.sqlstate is None:
+                # That there is no server any more is told by libpq, not by the server.
+                raise psycopg.OperationalError(str(error))
+            raise error
         return (result.command_status or b"").decode()
 
     def _transaction_status(self) -> int:
@@ -109,14 +139,18 @@ class DeclaredCursor:
 
     def refuse_if_over(self) -> None:
         """Raise ``ProgrammingError`` if the cursor is gone with its transaction."""
+        self.connection.refuse_if_abandoned()
         if not self.is_alive():
             raise psycopg.ProgrammingError("the transaction of this server-side cursor is over")
 
     def is_alive(self) -> bool:
-        """Tell whether the server still has the cursor."""
-        if self.declared_in is None or self.checkins != self.connection.checkins:
+        """Tell whether the server still has the cursor, for this process."""
+        connection = self.connection
+        if self.declared_in is None or self.checkins != connection.checkins:
             return False
-        return bool(self.withhold) or self.declared_in == self.connection.transactions
+        if connection.abandoned:
+            return False
+        return bool(self.withhold) or self.declared_in == connection.transactions
 
 
 def refuse_if_late(cursor: Any) -> None:

@@ -119,7 +119,7 @@ class FairAsyncQueue(AsyncAdaptedQueue[Any]):
     """A queue for tasks."""
 
     @cached_property
-    def _queue(self) -> asyncio.Queue[Any]:  # type: ignore[override]
+    def _queue(self) -> asyncio.Queue[Any]:
         return _FairLifo(self.maxsize) if self.use_lifo else _FairFifo(self.maxsize)
 
 

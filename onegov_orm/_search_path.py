@@ -7,7 +7,7 @@ the driver's connection, and `SchemaState` decides what has to be sent.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.base import OptionEngine
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import PoolProxiedConnection
 
     from onegov_orm._pool import Holders
+
+
+#: Options that say what a session's transactions may do.
+_ACCESS: Final = ("access", "prelude")
 
 
 class SchemaAwareConnection(Connection):
@@ -99,13 +103,19 @@ class SearchPathEvents:
 
         A connection of a session stays in the session's schema.
         """
-        if "schema" in options:
-            own = connection.engine.get_execution_options().get("schema", options["schema"])
-            if own != options["schema"]:
-                raise ConfigurationError(
-                    f'a connection for the schema "{own}" can\'t be used for '
-                    f'"{options["schema"]}": use a session or an engine of that schema'
-                )
+        own = connection.engine.get_execution_options()
+        if "schema" in options and own.get("schema", options["schema"]) != options["schema"]:
+            raise ConfigurationError(
+                f'a connection for the schema "{own["schema"]}" can\'t be used for '
+                f'"{options["schema"]}": use a session or an engine of that schema'
+            )
+        if "schema" in own and any(
+            name in options and options[name] != own.get(name) for name in _ACCESS
+        ):
+            raise ConfigurationError(
+                "a session's connection can't read and write otherwise than its session: use "
+                "mgr.session() or mgr.reader()"
+            )
         if connection.in_transaction() and ("schema" in options or "prelude" in options):
             self._bind(connection, {**connection.get_execution_options(), **options})
 

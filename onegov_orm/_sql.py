@@ -18,7 +18,8 @@ DISCARD_ALL: Final = "DISCARD ALL"
 RESET_SEARCH_PATH: Final = "RESET search_path"
 SET_READ_ONLY: Final = "SET TRANSACTION READ ONLY"
 SET_DEFERRABLE: Final = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE"
-SET_READ_ONLY_BY_DEFAULT: Final = "SET default_transaction_read_only TO on"
+#: From its first snapshot on, a transaction that can't write never can.
+TAKE_SNAPSHOT: Final = "SELECT"
 
 #: Ends what one customer can leave on a connection in secret, by a function or a trigger:
 #: ``lastval()``, temporary tables, notifications, open cursors and session locks.
@@ -34,17 +35,26 @@ CLEANSE: Final = (
 #: The same on a hot standby, which refuses the statement, and where nobody can listen.
 STANDBY_CLEANSE: Final = tuple(sql for sql in CLEANSE if not sql.startswith("UNLISTEN"))
 
-#: One row of the primary: where its log ends, and which database this is.
+#: One row of the primary: where its log ends; where the part ends that is written for good,
+#: and the seconds after which each commit is in it; and which database this is.
 LOG_END: Final = """
     SELECT CAST(pg_catalog.pg_current_wal_insert_lsn() AS text),
+        CAST(pg_catalog.pg_current_wal_flush_lsn() AS text),
+        -- Who commits asynchronously waits for the log's writer, at most three of its rounds.
+        3 * CAST(EXTRACT(epoch FROM CAST(
+            pg_catalog.current_setting('wal_writer_delay') AS interval)) AS double precision),
         CAST(system_identifier AS text), CAST(pg_catalog.current_database() AS text)
     FROM pg_catalog.pg_control_system()
 """
 
-#: The same of a replica, which tells whether it has replayed the log up to a point.
+#: One row of a replica: whether it is one, whether it has replayed the log up to the one and
+#: to the other point, and which database this is.
 REPLAYED: Final = """
     SELECT pg_catalog.pg_is_in_recovery(),
-        COALESCE(pg_catalog.pg_last_wal_replay_lsn() >= CAST(CAST(:lsn AS text) AS pg_lsn), false),
+        COALESCE(
+            pg_catalog.pg_last_wal_replay_lsn() >= CAST(CAST(:inserted AS text) AS pg_lsn), false),
+        COALESCE(
+            pg_catalog.pg_last_wal_replay_lsn() >= CAST(CAST(:flushed AS text) AS pg_lsn), false),
         CAST(system_identifier AS text), CAST(pg_catalog.current_database() AS text)
     FROM pg_catalog.pg_control_system()
 """

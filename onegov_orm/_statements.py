@@ -6,8 +6,11 @@ This reads text and guesses on the safe side: a wrong guess costs a message, nev
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import Flag, auto
 from functools import lru_cache
+
+from onegov_orm._lexer import read
 
 _MAX_CACHED_LENGTH = 20_000
 
@@ -26,10 +29,12 @@ class Effects(Flag):
     LISTENS = auto()
     #: It returns to a savepoint, whatever the path was there, and goes on in the same text.
     REVIVES_PATH = auto()
-    #: It ends the transaction, or asks for one that may write, and goes on in the same text.
+    #: It ends the transaction and goes on in the same text, or asks for one that may write.
     ESCAPES = auto()
     #: It leaves a lock, a temporary table or a cursor that outlives the transaction.
     NEEDS_SESSION = auto()
+    #: It prepares a transaction to be committed in two phases, or ends one that was prepared.
+    TWO_PHASES = auto()
 
 
 #: Where a statement may begin inside a longer text, with the comments that may come first.
@@ -52,13 +57,6 @@ _OUTLIVES = re.compile(
 _OUTSIDE = re.compile(r"\s*(?:commit|rollback)\s+prepared\b", _FLAGS)
 _REVIVES = re.compile(rf"{_OPENING}rollback\b[^;]*\bto\b[^;]*;\s*\S", _FLAGS)
 _LISTENS = re.compile(r"\blisten\b", _FLAGS)
-# An END; before a dollar sign is one of PL/pgSQL's.
-_ESCAPES = re.compile(
-    rf"\bread\s+write\b|transaction_read_only"
-    rf"|{_OPENING}(?:commit|end|abort|prepare\s+transaction|rollback(?![^;]*\bto\b))\b[^;$]*;"
-    r"\s*[^\s$]",
-    _FLAGS,
-)
 _NEEDS_SESSION = re.compile(
     r"\badvisory_lock|_advisory_lock|\bwith\s+hold\b"
     r"|\btemp(?:orary)?\b(?![^;]*\bon\s+commit\s+drop\b)[^;]*\b(?:table|view|sequence)\b"
@@ -74,13 +72,29 @@ _TRIGGERS = re.compile(
     re.IGNORECASE,
 )
 
+#: What a statement begins with that ends the transaction, literals left out.
+_ENDS = re.compile(
+    r"(?:(?:commit|rollback)\b(?!\s+prepared\b)(?!\s+(?:work\s+|transaction\s+)?to\b)"
+    r"|(?:end|abort|prepare\s+transaction)\b)",
+    _FLAGS,
+)
+_WRITES = re.compile(
+    r"(?:set|begin|start)\b.*\bread\s+write\b"
+    r"|(?:set|reset)\b.*\b(?:default_)?transaction_read_only\b"
+    r"(?!\s*(?:=|to\b)\s*(?:on|true)$)",
+    _FLAGS,
+)
+_TWO_PHASES = re.compile(r"(?:(?:commit|rollback)\s+prepared|prepare\s+transaction)\b", _FLAGS)
+_ATOMIC = re.compile(r"create\b.*\b(?:function|procedure)\b.*\bbegin\s+atomic\b", _FLAGS)
+_END = re.compile(r"end$", _FLAGS)
+
+
 _PATTERNS = (
     (_MOVES_PATH.search, Effects.MOVES_PATH),
     (_OUTLIVES.search, Effects.OUTLIVES_TRANSACTION),
     (_OUTSIDE.match, Effects.OUTSIDE_TRANSACTION),
     (_LISTENS.search, Effects.LISTENS),
     (_REVIVES.search, Effects.REVIVES_PATH),
-    (_ESCAPES.search, Effects.ESCAPES),
     (_NEEDS_SESSION.search, Effects.NEEDS_SESSION),
 )
 
@@ -95,9 +109,33 @@ def effects_of(statement: str) -> Effects:
 def _analyse(statement: str) -> Effects:
     effects = Effects.NONE
     if _TRIGGERS.search(statement) is not None:
-        for find, effect in _PATTERNS:
-            if find(statement):
-                effects |= effect
+        readings = [read(statement)]
+        if "\\" in statement:
+            readings.append(read(statement, backslashes_escape=True))
+        for text in {statement, *(reading.text for reading in readings)}:
+            for find, effect in _PATTERNS:
+                if find(text):
+                    effects |= effect
+        for reading in readings:
+            effects |= _effects_on_transaction(reading.statements)
+    return effects
+
+
+def _effects_on_transaction(statements: Sequence[str]) -> Effects:
+    effects = Effects.NONE
+    is_body = False
+    for number, statement in enumerate(statements):
+        if is_body and _END.match(statement) is not None:
+            is_body = False
+            continue
+        # The body of an SQL function has statements of its own, up to its END.
+        is_body = is_body or _ATOMIC.match(statement) is not None
+        if _WRITES.match(statement) is not None or (
+            _ENDS.match(statement) is not None and any(statements[number + 1 :])
+        ):
+            effects |= Effects.ESCAPES
+        if _TWO_PHASES.match(statement) is not None:
+            effects |= Effects.TWO_PHASES
     return effects
 
 

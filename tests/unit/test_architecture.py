@@ -21,7 +21,7 @@ PACKAGE = Path(onegov_orm.__file__).parent
 LAYERS = (
     # plain values: no I/O, no listeners
     {"errors", "typing", "names", "context", "changes", "signals", "_sql", "_prelude",
-     "_statements", "_fork", "_tasks", "_places"},
+     "_statements", "_lexer", "_fork", "_tasks", "_places", "_differences", "_queues"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
     {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg",
      "_psycopg", "_driver_psycopg_async", "_driver_asyncpg", "_plans", "_readonly",

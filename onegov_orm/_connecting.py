@@ -140,9 +140,10 @@ class ConnectEvents:
     def _prepare_asyncpg(self, cparams: dict[str, Any]) -> None:
         """Set what asyncpg is to be called with."""
         _refuse_own_classes(cparams)
-        if not self._kind.is_external:
-            given: Mapping[str, str] = cparams.get("server_settings") or {}
-            cparams["server_settings"] = {**self._defaults, **given, **self._fixed}
+        given = _translated(cparams)
+        cparams["server_settings"] = (
+            given if self._kind.is_external else {**self._defaults, **given, **self._fixed}
+        )
         if self._kind.is_replica:
             cparams.setdefault("timeout", _REPLICA_TIMEOUT_SECONDS)
         # Only who uses asyncpg has it.
@@ -163,6 +164,21 @@ class ConnectEvents:
 def _refuse_own_classes(cparams: Mapping[str, Any]) -> None:
     if "connection_class" in cparams or "async_creator_fn" in cparams:
         raise ConfigurationError("the manager has the driver's connections of a class of its own")
+
+
+def _translated(cparams: dict[str, Any]) -> dict[str, str]:
+    """Give libpq's parameters, as URLs have them, the names that asyncpg has for them.
+
+    Returns the settings that are sent to the server while connecting.
+    """
+    settings = dict(cparams.get("server_settings") or {})
+    if "sslmode" in cparams:
+        cparams.setdefault("ssl", cparams.pop("sslmode"))
+    if "connect_timeout" in cparams:
+        cparams.setdefault("timeout", float(cparams.pop("connect_timeout")))
+    if "application_name" in cparams:
+        settings.setdefault("application_name", cparams.pop("application_name"))
+    return settings
 
 
 def connector(driver: str) -> Callable[..., Any]:

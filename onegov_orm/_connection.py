@@ -207,7 +207,9 @@ class SchemaState:
         if self.prelude is not None:
             statements.extend(self.prelude.opening)
         admission = self._admission()
-        if self._lasting_prelude is not None or self._is_moved_for_good():
+        # Servers that report no path would not tell that a function has moved it for good.
+        is_unsure = bool(admission) and not self._reports_search_path
+        if self._lasting_prelude is not None or is_unsure or self._is_moved_for_good():
             admission.append(_sql.RESET_SEARCH_PATH)
         if admission:
             # A plain BEGIN may be of a level that a standby can't have.
@@ -274,11 +276,16 @@ class SchemaState:
             self._refuse_to_revive()
         if self._reads_only and effects & _ESCAPING_EFFECTS:
             raise ReadOnlySession("a reading session can't leave its read-only transaction")
-        if self.external_opening is not None:
-            if effects & _SESSION_EFFECTS:
-                raise PoolerRestriction("settings, locks and tables of the connection's own")
-            if Effects.ESCAPES in effects:
-                raise PoolerRestriction("text that ends the transaction and goes on")
+        self.refuse_behind_pooler(effects)
+
+    def refuse_behind_pooler(self, effects: Effects) -> None:
+        """Raise `PoolerRestriction` for what needs a connection of one's own."""
+        if self.external_opening is None:
+            return
+        if effects & _SESSION_EFFECTS:
+            raise PoolerRestriction("settings, locks and tables of the connection's own")
+        if Effects.ESCAPES in effects:
+            raise PoolerRestriction("text that ends the transaction and goes on")
 
     def _refuse_to_revive(self) -> None:
         """Refuse a text that could bring back a path from before it was set again."""

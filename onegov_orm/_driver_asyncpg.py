@@ -8,12 +8,15 @@ statements; the caches of SQLAlchemy's adapter and of asyncpg know no schemas, a
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
+from asyncpg.transaction import Transaction
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from onegov_orm import _sql
 from onegov_orm._connection import (
@@ -23,7 +26,7 @@ from onegov_orm._connection import (
     SchemaState,
 )
 from onegov_orm._differences import Differences
-from onegov_orm._plans import Plan, Plans, Script
+from onegov_orm._plans import Plan, Plans, PreparedStatement, Script
 from onegov_orm._statements import Effects, effects_of
 
 T = TypeVar("T")
@@ -33,7 +36,25 @@ _BEGIN: Final = re.compile(r"\s*(?:begin|start\s+transaction)\b[^;]*;?\s*", re.I
 _COMMIT: Final = f"{_sql.COMMIT};"
 _ROLLBACK: Final = f"{_sql.ROLLBACK};"
 
+#: What the server says when it ends connections, and what asyncpg says then.
+_SHUTDOWNS: Final = (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
+_LOSSES: Final = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
+#: How texts begin that have neither parameters nor rows: to prepare them would cost a message
+#: more. SQLAlchemy numbers its savepoints.
+_SIMPLE: Final = (
+    _sql.SCRIPT,
+    "SAVEPOINT sa_",
+    "RELEASE SAVEPOINT sa_",
+    "ROLLBACK TO SAVEPOINT sa_",
+)
+
 _numbers = itertools.count(1)
+
+
+def lost(reason: str) -> Exception:
+    """Return the error of a lost connection, which SQLAlchemy knows with the other drivers."""
+    error: Any = AsyncAdapt_asyncpg_dbapi.OperationalError
+    return error(f"the connection is lost: {reason}")  # type: ignore[no-any-return]
 
 
 class Info(NamedTuple):
@@ -43,6 +64,16 @@ class Info(NamedTuple):
     host: str
     dbname: str
     user: str
+
+
+class SchemaTransaction(Transaction):  # type: ignore[misc]
+    """A transaction of asyncpg's that says what it means that its connection is gone."""
+
+    async def commit(self) -> None:
+        """Commit."""
+        if self._connection.is_closed():
+            raise lost("nothing was committed")
+        await super().commit()
 
 
 class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
@@ -79,30 +110,39 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
             preamble = ""
         return await self.send(preamble + query, timeout)
 
+    def transaction(self, **kwargs: Any) -> SchemaTransaction:
+        """Return a block of asyncpg's: a transaction, or a savepoint in the one that is open."""
+        options = {"isolation": None, "readonly": False, "deferrable": False, **kwargs}
+        return SchemaTransaction(self, **options)
+
     async def prepare(self, query: str, **kwargs: Any) -> Any:
         """Prepare a statement, or return one that was prepared earlier, after what is due."""
-        if query.startswith(_sql.SCRIPT):
+        if query.startswith(_SIMPLE) and (query.startswith(_sql.SCRIPT) or ";" not in query):
             return Script(self, query)
-        # Preparing has no effects: what the text needs is due when it is executed.
-        await self.open_for(query if Effects.OUTSIDE_TRANSACTION in effects_of(query) else "")
+        effects = effects_of(query)
+        if effects is not Effects.NONE:
+            self.refuse_behind_pooler(effects)
         schema = self.prelude.schema if self.prelude else None
         # SQLAlchemy's adapter names its statements None.
         given = {key: value for key, value in kwargs.items() if value is not None}
         plan = None if given else self.plans.find(query, schema)
         if plan is None:
+            # Preparing has no effects: what the text needs is due when it is executed.
+            await self.open_for(query if Effects.OUTSIDE_TRANSACTION in effects else "")
             if self._knows_rows:
                 # asyncpg would go on with the columns that a table's rows had before.
                 await self.reload_schema_state()
             name = f"onegov_{next(_numbers):x}" if self.keeps_plans else ""
             is_failed = self._is_failed
-            statement = await self._watched(super().prepare(query, **{"name": name, **given}))
+            statement = await self.watched(super().prepare(query, **{"name": name, **given}))
             # In a failed transaction, what ends it can be prepared.
             self._is_failed = is_failed
-            plan = Plan(self, statement, schema)
+            common = self.prelude.extensions_schema if self.prelude else ""
+            plan = Plan(statement, schema, common)
             self._knows_rows = plan.returns_rows_of_tables
             if self.keeps_plans and not given and not self._knows_rows:
                 self.plans.keep(plan)
-        return plan
+        return PreparedStatement(self, plan)
 
     async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
         """Execute a statement for each set of arguments."""
@@ -134,22 +174,22 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
     async def copy_from_table(self, *args: Any, **kwargs: Any) -> Any:
         """Copy a table out, after what is due."""
         await self.open_for("")
-        return await self._watched(super().copy_from_table(*args, **kwargs))
+        return await self.watched(super().copy_from_table(*args, **kwargs))
 
     async def copy_from_query(self, query: str, *args: Any, **kwargs: Any) -> Any:
         """Copy the rows of a query out, after what is due."""
         await self.open_for(query)
-        return await self._watched(super().copy_from_query(query, *args, **kwargs))
+        return await self.watched(super().copy_from_query(query, *args, **kwargs))
 
     async def copy_to_table(self, *args: Any, **kwargs: Any) -> Any:
         """Copy into a table, after what is due."""
         await self.open_for("")
-        return await self._watched(super().copy_to_table(*args, **kwargs))
+        return await self.watched(super().copy_to_table(*args, **kwargs))
 
     async def copy_records_to_table(self, *args: Any, **kwargs: Any) -> Any:
         """Copy records into a table, after what is due."""
         await self.open_for("")
-        return await self._watched(super().copy_records_to_table(*args, **kwargs))
+        return await self.watched(super().copy_records_to_table(*args, **kwargs))
 
     async def add_listener(self, channel: str, callback: Any) -> None:
         """Listen to a channel; the connection is closed when it is given back."""
@@ -168,7 +208,7 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         """Execute SQL as it is and return the server's status message."""
         self.refuse_if_abandoned()
         try:
-            status: str = await self._watched(super().execute(sql, timeout=timeout))
+            status: str = await self.watched(super().execute(sql, timeout=timeout))
         except BaseException:
             self.has_failed()
             raise
@@ -267,7 +307,7 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         self._begin_sql = None
         if self.is_idle:
             return ""
-        status: str = await self._watched(super().execute(query))
+        status: str = await self.watched(super().execute(query))
         if query == _COMMIT and status == _sql.ROLLBACK:
             self.has_failed()
             raise asyncpg.InFailedSQLTransactionError(
@@ -283,15 +323,33 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         plan = await self.prepare(query)
         return await getattr(plan, method)(*args, **kwargs)
 
-    async def _watched(self, work: Awaitable[T]) -> T:
+    async def watched(self, work: Awaitable[T]) -> T:
         """Note whether the transaction goes on, which asyncpg does not tell."""
         try:
             result = await work
-        except BaseException:
+        except BaseException as error:
             self._is_failed = True
+            if self._is_lost(error):
+                raise lost(str(error)) from error
             raise
         self._is_failed = False
         return result
+
+    def _is_lost(self, error: BaseException) -> bool:
+        """Tell whether the server ended the connection; nobody else gets it then."""
+        # The class without a subclass: asyncpg heard of the end, and does not know it yet.
+        if isinstance(error, _SHUTDOWNS) or type(error) is asyncpg.InternalClientError:
+            self.terminate()
+            return True
+        return isinstance(error, _LOSSES) and self.is_closed()
+
+    async def _copied(self, work: Awaitable[T]) -> T:
+        """Close the connection if a COPY is cancelled: asyncpg may wait for its end for ever."""
+        try:
+            return await self._watched(work)
+        except asyncio.CancelledError:
+            self.terminate()
+            raise
 
     def _transaction_status(self) -> int:
         if not self.is_in_transaction():

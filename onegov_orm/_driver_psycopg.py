@@ -71,6 +71,7 @@ class SchemaServerCursor(DeclaredCursor, psycopg.ServerCursor[Any]):
     def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         """Declare the cursor for this query, after what is due."""
         refuse_if_late(self)
+        self.refuse_if_held()
         self.connection.open_for(query)
         self.declared_in = self.connection.transactions
         return super().execute(query, params, **kwargs)

@@ -73,6 +73,7 @@ class SchemaAsyncServerCursor(DeclaredCursor, psycopg.AsyncServerCursor[Any]):
     async def execute(self, query: Any, params: Any = None, **kwargs: Any) -> Any:
         """Declare the cursor for this query, after what is due."""
         refuse_if_late(self)
+        self.refuse_if_held()
         await self.connection.open_for(query)
         self.declared_in = self.connection.transactions
         return await super().execute(query, params, **kwargs)

@@ -230,7 +230,7 @@ class BaseSessionManager(ManagerContext):
         """Return the route of the reading sessions, None without replicas."""
         if isinstance(dsns, str):
             raise ConfigurationError(f"replicas takes a collection of URLs, not {dsns!r}")
-        if max_lag_seconds <= 0:
+        if not max_lag_seconds > 0:
             raise ConfigurationError(f"max_lag_seconds has to be positive, not {max_lag_seconds}")
         urls = [parse_dsn(dsn, self._is_async) for dsn in dsns]
         if any(url.drivername != self.url.drivername for url in urls):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from asyncio import base_events
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy
+
+from onegov_orm._tasks import waiting_principal
 
 #: Frames of these are how, not who.
 _LIBRARIES: Final = tuple(
@@ -42,9 +45,20 @@ def _frames() -> Iterator[FrameType]:
     # Who uses no asyncio need not have greenlet.
     greenlets = sys.modules.get("greenlet")
     current = greenlets.getcurrent() if greenlets is not None else None
-    while frame is not None:
+    # What started the event loop has nothing to do with the task.
+    while frame is not None and frame.f_code.co_filename != base_events.__file__:
         yield frame
         frame = frame.f_back
         if frame is None and current is not None and current.parent is not None:
             current = current.parent
             frame = current.gr_frame
+    principal = waiting_principal()
+    if principal is not None:
+        yield from reversed(list(_suspended(principal.get_coro())))
+
+
+def _suspended(coroutine: Any) -> Iterator[FrameType]:
+    """Yield the frames of a coroutine that waits, from the outermost inwards."""
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        yield frame
+        coroutine = coroutine.cr_await

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Generator
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from onegov_orm._differences import Differences
+
+T = TypeVar("T")
 
 #: How many statements a connection keeps prepared.
 MAX_PLANS: Final = 100
@@ -33,33 +36,58 @@ Key = tuple[str, str | None]
 
 
 class Plan:
-    """A prepared statement, which tells its connection when it fails."""
+    """A prepared statement, as long as it is kept."""
 
     __slots__ = (
-        "_attributes",
-        "_connection",
-        "_statement",
+        "attributes",
         "is_shared",
         "query",
         "returns_rows_of_tables",
         "schema",
+        "statement",
     )
 
-    def __init__(self, connection: Any, statement: Any, schema: str | None) -> None:
-        self._connection = connection
-        self._statement = statement
+    def __init__(self, statement: Any, schema: str | None, extensions_schema: str) -> None:
+        self.statement = statement
         self.query: str = statement.get_query()
         self.schema = schema
-        self._attributes = statement.get_attributes()
-        self.is_shared = self._has_common_types()
+        #: The columns, as they were when the statement was prepared.
+        self.attributes = statement.get_attributes()
+        self.is_shared = self._has_common_types(extensions_schema)
         #: Whether a column is a whole row of a table, whose columns may change.
         self.returns_rows_of_tables = any(
-            attribute.type.kind == "composite" for attribute in self._attributes
+            attribute.type.kind == "composite" for attribute in self.attributes
         )
 
+    def _has_common_types(self, extensions_schema: str) -> bool:
+        if _UNTYPED.search(self.query):
+            return False
+        types = [attribute.type for attribute in self.attributes]
+        types.extend(self.statement.get_parameters())
+        return all(kind.schema in ("pg_catalog", extensions_schema) for kind in types)
+
+
+class PreparedStatement:
+    """A plan in the hands of one customer: it does what asyncpg's class of this name does.
+
+    It is of no use any more when its connection was given back.
+    """
+
+    __slots__ = ("_checkins", "_connection", "_plan")
+
+    def __init__(self, connection: Any, plan: Plan) -> None:
+        self._connection = connection
+        self._checkins = connection.checkins
+        self._plan = plan
+
     def get_attributes(self) -> Any:
-        """Return the columns, as they were when the statement was prepared."""
-        return self._attributes
+        """Return the columns."""
+        return self._plan.attributes
+
+    def get_statusmsg(self) -> str | None:
+        """Return the server's message about the last execution."""
+        status: str | None = self._plan.statement.get_statusmsg()
+        return status
 
     async def fetch(self, *args: Any, **kwargs: Any) -> Any:
         """Execute, and return all rows."""
@@ -81,35 +109,105 @@ class Plan:
         """Execute for each set of arguments."""
         return await self._run("executemany", (args,), kwargs)
 
+    async def explain(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the server's plan."""
+        return await self._run("explain", args, kwargs)
+
     async def status(self, *args: Any, **kwargs: Any) -> Any:
         """Execute, and return the server's status message."""
         await self.fetch(*args, **kwargs)
-        return self._statement.get_statusmsg()
+        return self.get_statusmsg()
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Cursor:
+        """Return a cursor on the server, to be awaited or iterated over."""
+        return Cursor(self, self._plan.statement.cursor(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._statement, name)
+        self.refuse_if_late()
+        return getattr(self._plan.statement, name)
+
+    async def open(self) -> None:
+        """Send what is due before the statement."""
+        self.refuse_if_late()
+        await self._connection.open_for(self._plan.query)
+
+    async def watched(self, work: Awaitable[T]) -> T:
+        """Await something that the server does for the statement."""
+        connection = self._connection
+        try:
+            result: T = await connection.watched(work)
+        except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+            connection.plans.forget(self._plan, error)
+            raise
+        return result
 
     async def _run(self, method: str, args: Any, kwargs: Any) -> Any:
-        connection = self._connection
-        await connection.open_for(self.query)
+        connection, plan = self._connection, self._plan
+        if self._checkins != connection.checkins:
+            self.refuse_if_late()
+        await connection.open_for(plan.query)
         try:
-            return await connection._watched(getattr(self._statement, method)(*args, **kwargs))
+            return await connection.watched(getattr(plan.statement, method)(*args, **kwargs))
         except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
-            connection.plans.forget(self, error)
+            connection.plans.forget(plan, error)
             raise
 
-    def _has_common_types(self) -> bool:
-        if _UNTYPED.search(self.query):
-            return False
-        types = [attribute.type for attribute in self._attributes]
-        types.extend(self._statement.get_parameters())
-        prelude = self._connection.prelude
-        common = ("pg_catalog", prelude.extensions_schema if prelude else "pg_catalog")
-        return all(kind.schema in common for kind in types)
+    def refuse_if_late(self) -> None:
+        """Raise ``InterfaceError`` if the connection may be somebody else's by now."""
+        if self._checkins != self._connection.checkins:
+            raise asyncpg.InterfaceError(
+                "the prepared statement's connection was given back to the pool"
+            )
+
+
+class Cursor:
+    """A cursor on the server, in the hands of one customer like its statement."""
+
+    __slots__ = ("_cursor", "_factory", "_statement")
+
+    def __init__(self, statement: PreparedStatement, factory: Any) -> None:
+        self._statement = statement
+        self._factory = factory
+        self._cursor: Any = None
+
+    def __await__(self) -> Generator[Any, None, Cursor]:
+        return self._opened().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        await self._statement.open()
+        rows = aiter(self._factory)
+        while True:
+            self._statement.refuse_if_late()
+            # The end of the rows is no failure.
+            row = await self._statement.watched(anext(rows, None))
+            if row is None:
+                return
+            yield row
+
+    async def fetch(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the next rows."""
+        return await self._move("fetch", args, kwargs)
+
+    async def fetchrow(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the next row, None after the last."""
+        return await self._move("fetchrow", args, kwargs)
+
+    async def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Skip rows."""
+        return await self._move("forward", args, kwargs)
+
+    async def _opened(self) -> Cursor:
+        await self._statement.open()
+        self._cursor = await self._statement.watched(self._factory)
+        return self
+
+    async def _move(self, method: str, args: Any, kwargs: Any) -> Any:
+        self._statement.refuse_if_late()
+        return await self._statement.watched(getattr(self._cursor, method)(*args, **kwargs))
 
 
 class Script:
-    """Several statements without parameters or rows, which the server does not prepare."""
+    """Statements without parameters or rows, which the server need not prepare."""
 
     def __init__(self, connection: Any, text: str) -> None:
         self._connection = connection

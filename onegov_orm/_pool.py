@@ -12,6 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
+from sqlalchemy.pool.base import _ConnectionRecord
 
 from onegov_orm._connection import SchemaState
 from onegov_orm._places import place
@@ -104,16 +105,26 @@ class HolderNamingPool:
             raise PoolExhausted(exc.args[0], self.holders.list()) from exc
 
 
-def naming_pool_class(pool_class: type[Pool], holders: Holders) -> type[Pool]:
-    """Return a subclass of the pool class that names its holders when it is exhausted.
+class FairPool(HolderNamingPool):
+    """Mixed into a pool with a queue: who waits for a connection waits in turn."""
 
-    Who waits for a connection waits in turn.
-    """
+    def _create_connection(self) -> ConnectionPoolEntry:
+        """Return a place for a connection, which is opened by who takes it.
+
+        If that fails, the place is handed on: somebody waits for it. SQLAlchemy's pools open
+        the connection first, and who waits then is not told.
+        """
+        return _ConnectionRecord(self, connect=False)  # type: ignore[arg-type]
+
+
+def naming_pool_class(pool_class: type[Pool], holders: Holders) -> type[Pool]:
+    """Return a subclass of the pool class that names its holders when it is exhausted."""
     attributes: dict[str, Any] = {"holders": holders}
     queue_class = getattr(pool_class, "_queue_class", None)
-    if queue_class in FAIR:
-        attributes["_queue_class"] = FAIR[queue_class]
-    return type(pool_class.__name__, (HolderNamingPool, pool_class), attributes)
+    if queue_class not in FAIR:
+        return type(pool_class.__name__, (HolderNamingPool, pool_class), attributes)
+    attributes["_queue_class"] = FAIR[queue_class]
+    return type(pool_class.__name__, (FairPool, pool_class), attributes)
 
 
 class PoolEvents:
@@ -138,10 +149,16 @@ class PoolEvents:
     ) -> None:
         """Refuse a connection that the server closed while it idled; costs no message."""
         connection = driver_connection(dbapi_connection)
-        if connection.closed or _is_readable(connection):
-            raise DisconnectionError("the server closed the connection while it was idle")
-        if isinstance(connection, SchemaState) and not connection.is_idle:
-            raise DisconnectionError("somebody used the connection while it was in the pool")
+        # One that was opened before the registration is refused when its schema is bound.
+        if isinstance(connection, SchemaState):
+            reason = _why_unfit(connection)
+            if reason is not None:
+                # SQLAlchemy would await a friendly goodbye, and lose the place in the pool if
+                # that is cancelled; there is nothing to be said to such a connection.
+                connection.hang_up()
+                entry: Any = record
+                entry.dbapi_connection = None
+                raise DisconnectionError(reason)
         self.holders.add(record)
 
     def reset(
@@ -188,6 +205,15 @@ _inherited: list[Any] = []
 def driver_connection(dbapi_connection: Any) -> Any:
     """Return the driver's connection; SQLAlchemy wraps those of asynchronous drivers."""
     return getattr(dbapi_connection, "driver_connection", dbapi_connection)
+
+
+def _why_unfit(connection: Any) -> str | None:
+    """Return why nobody should have the connection, None if it is as it was left."""
+    if connection.closed or _is_readable(connection):
+        return "the server closed the connection while it was idle"
+    if not connection.is_idle:
+        return "somebody used the connection while it was in the pool"
+    return None
 
 
 def _is_readable(connection: Any) -> bool:

@@ -12,6 +12,7 @@ from onegov_orm._attempts import is_changed_plan
 from onegov_orm._connection import IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
 from onegov_orm._differences import Differences
 from onegov_orm._prelude import Prelude
+from onegov_orm._statements import Effects
 
 SUCCESSES: Final = (psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK)
 
@@ -136,6 +137,11 @@ class DeclaredCursor:
     #: How often the connection had been given back when the cursor was made.
     checkins: int | None = None
     declared_in: int | None = None
+
+    def refuse_if_held(self) -> None:
+        """Raise `PoolerRestriction` for a cursor that would outlive its transaction."""
+        if self.withhold:
+            self.connection.refuse_behind_pooler(Effects.NEEDS_SESSION)
 
     def refuse_if_over(self) -> None:
         """Raise ``ProgrammingError`` if the cursor is gone with its transaction."""

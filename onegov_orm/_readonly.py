@@ -27,8 +27,7 @@ class ReadOnlyEvents:
 
     def before_flush(self, session: Session, flush_context: Any, instances: Any) -> None:
         """Refuse to flush anything."""
-        if reads_only(session) and has_changes(session):
-            raise ReadOnlySession
+        refuse_changes(session)
 
     def do_orm_execute(self, execute: ORMExecuteState) -> Result[Any] | None:
         """Refuse statements that write, and translate the server's refusal of others."""
@@ -47,6 +46,12 @@ class ReadOnlyEvents:
 def reads_only(session: Any) -> bool:
     """Tell whether this is a reading session."""
     return getattr(session, "access", None) is not None
+
+
+def refuse_changes(session: Any) -> None:
+    """Raise `ReadOnlySession` if this is a reading session with something to write."""
+    if reads_only(session) and has_changes(session):
+        raise ReadOnlySession
 
 
 def has_changes(session: Session) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import iscoroutine
 from typing import Any, TypeVar
 
 from onegov_orm import _fork
@@ -13,6 +14,7 @@ from onegov_orm._operations import SchemaOperations
 from onegov_orm._prelude import Access
 from onegov_orm._units import Key, SessionStore, Unit, sync_session
 from onegov_orm.context import Scopes
+from onegov_orm.errors import ConfigurationError
 from onegov_orm.names import SchemaName
 from onegov_orm.transactions import Completion, Hook
 
@@ -39,13 +41,13 @@ class ScopedSessions(BaseSessionManager):
         ``on_hook_error``, and stops nobody. Hooks run in their order; a coroutine function
         is awaited by the `AsyncSessionManager`, and refused by the `SessionManager`.
         """
-        self._refuse_coroutine(hook)
+        self._check_hook(hook)
         self._completion().after_commit(self.current_schema, hook)
         return hook
 
     def after_abort(self, hook: H) -> H:
         """Run the hook once, after the current transaction is aborted; also a decorator."""
-        self._refuse_coroutine(hook)
+        self._check_hook(hook)
         self._completion().after_abort(self.current_schema, hook)
         return hook
 
@@ -70,8 +72,14 @@ class ScopedSessions(BaseSessionManager):
 
     # -- inside
 
-    def _refuse_coroutine(self, hook: Any) -> None:
+    def _check_hook(self, hook: Any) -> None:
         """Raise for a hook that can't be run here."""
+        if not callable(hook):
+            if iscoroutine(hook):
+                hook.close()
+            raise ConfigurationError(
+                f"{hook!r} can't be called: give the function itself, not what it returned"
+            )
 
     def _new_store(self) -> SessionStore:
         return SessionStore(self.transaction_manager is not None)

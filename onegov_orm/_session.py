@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import insert, inspect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from onegov_orm._bulk import load, primary_keys, refuse_aggregates
@@ -111,17 +112,26 @@ class SchemaSession(Session):
 
     def rollback(self) -> None:
         """Roll back; hooks of a transaction that did not even begin are dropped too."""
-        super().rollback()
+        self._end(super().rollback)
         self._end_completion()
 
     def close(self) -> None:
         """Close; hooks of a transaction that did not even begin are dropped too."""
-        super().close()
+        self._end(super().close)
         self._end_completion()
 
     def _refuse_if_reading(self) -> None:
         if reads_only(self):
             raise ReadOnlySession
+
+    def _end(self, end: Callable[[], None]) -> None:
+        """Let a reading session end in peace if its connection is lost: nothing else is."""
+        try:
+            end()
+        except DBAPIError as exc:
+            if self.access is None or not exc.connection_invalidated:
+                raise
+            self.invalidate()
 
     def _end_completion(self) -> None:
         completion = self.completion

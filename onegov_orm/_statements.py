@@ -38,7 +38,8 @@ class Effects(Flag):
 
 
 #: Where a statement may begin inside a longer text, with the comments that may come first.
-_OPENING = r"(?:^|[;'$(]|\*/|\b(?:begin|then|else|loop)\b)(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*"
+_OPENING = r"(?:^|[;'$(]|>>|\*/|\b(?:begin|then|else|loop)\b)(?:\s|/\*.*?\*/|--[^\n]*(?:\n|$))*"
+_GAP = r"(?:\s|/\*.*?\*/|--[^\n]*\n)"
 _FLAGS = re.IGNORECASE | re.DOTALL
 _MOVES_PATH = re.compile(
     r"search_path|set_config|pg_settings|\breset\b|\bdiscard\b"
@@ -48,19 +49,26 @@ _MOVES_PATH = re.compile(
     rf"|{_OPENING}(?:commit|begin|end|abort|start)\b",
     _FLAGS,
 )
+_ARGUMENTS = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))*"
 _OUTLIVES = re.compile(
     rf"{_OPENING}set\s+(?!local\b|constraints\b|transaction\b)"
-    r"|\bset_config\s*\((?![^()]*,\s*(?:true|'t'|'true')\s*\))"
-    rf"|pg_settings|\bprepare\s+(?!transaction\b)|\bdblink_connect|{_OPENING}load\b",
+    rf"|\bset_config\s*\((?!{_ARGUMENTS},\s*(?:true|'t'|'true')\s*\))"
+    rf"|pg_settings|{_OPENING}prepare\b(?!\s+transaction\b)|\bdblink_connect|{_OPENING}load\b",
     _FLAGS,
 )
 _OUTSIDE = re.compile(r"\s*(?:commit|rollback)\s+prepared\b", _FLAGS)
 _REVIVES = re.compile(rf"{_OPENING}rollback\b[^;]*\bto\b[^;]*;\s*\S", _FLAGS)
-_LISTENS = re.compile(r"\blisten\b", _FLAGS)
+_LISTENS = re.compile(rf"{_OPENING}listen{_GAP}+[\w\"'%]", _FLAGS)
+_LASTS = r"(?![^;]*\bon\s+commit\s+drop\b)"
+# INSERT INTO may be about a table of that name.
+_INTO = rf"(?<!insert\s)(?<!merge\s)\binto{_GAP}+"
 _NEEDS_SESSION = re.compile(
-    r"\badvisory_lock|_advisory_lock|\bwith\s+hold\b"
-    r"|\btemp(?:orary)?\b(?![^;]*\bon\s+commit\s+drop\b)[^;]*\b(?:table|view|sequence)\b"
-    r"|\binto\s+temp(?:orary)?\b",
+    rf'advisory_lock(?:_shared)?"?{_GAP}*\('
+    rf"|\bcursor{_GAP}+with{_GAP}+hold\b"
+    rf"|\bcreate{_GAP}+(?:or{_GAP}+replace{_GAP}+)?(?:(?:local|global){_GAP}+)?"
+    rf"temp(?:orary)?{_GAP}+(?:recursive{_GAP}+)?(?:table|view|sequence)\b{_LASTS}"
+    rf'|\bcreate\b[^;(]*?\bpg_temp"?{_GAP}*\.{_LASTS}|{_INTO}"?pg_temp"?{_GAP}*\.'
+    rf"|{_INTO}(?:(?:local|global){_GAP}+)?temp(?:orary)?{_GAP}+(?!from\b)[\w\"]",
     _FLAGS,
 )
 
@@ -68,7 +76,7 @@ _NEEDS_SESSION = re.compile(
 _TRIGGERS = re.compile(
     r"\bset\b|search_path|set_config|pg_settings|reset|discard|rollback|commit|begin|\bend\b"
     r"|abort|start|prepare|dblink|load|listen|\bwrite\b|transaction_read_only|advisory_lock"
-    r"|\btemp|\bhold\b",
+    r"|\btemp|pg_temp|\bhold\b",
     re.IGNORECASE,
 )
 

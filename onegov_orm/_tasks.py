@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import weakref
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 #: The tasks that do something on behalf of another one, which waits for them.
-_principals: weakref.WeakKeyDictionary[asyncio.Task[Any], weakref.ref[asyncio.Task[Any]]] = (
-    weakref.WeakKeyDictionary()
-)
+_principals: dict[asyncio.Task[Any], asyncio.Task[Any]] = {}
 
 
 def current_task() -> asyncio.Task[Any] | None:
@@ -22,11 +20,14 @@ def current_task() -> asyncio.Task[Any] | None:
     loop = asyncio._get_running_loop()
     if loop is None:
         return None
-    task = asyncio.current_task(loop)
-    if task is None or not _principals:
-        return task
-    principal = _principals.get(task)
-    return task if principal is None else principal()
+    task: asyncio.Task[Any] | None = asyncio.current_task(loop)
+    return _principals.get(task, task) if _principals and task is not None else task
+
+
+def waiting_principal() -> asyncio.Task[Any] | None:
+    """Return the task that waits for what is done here on its behalf, None if there is none."""
+    task = current_task()
+    return None if task is None or task is asyncio.current_task() else task
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
@@ -40,9 +41,13 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
 
     async def stand_in() -> T:
         agent = asyncio.current_task()
-        if agent is not None and principal is not None:
-            _principals[agent] = weakref.ref(principal)
-        return await work
+        if agent is None or principal is None:
+            return await work
+        _principals[agent] = principal
+        try:
+            return await work
+        finally:
+            del _principals[agent]
 
     agent = asyncio.get_running_loop().create_task(stand_in(), context=context)
     cancelled = await _wait(agent)
@@ -57,16 +62,22 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
 async def _wait(agent: asyncio.Task[Any]) -> asyncio.CancelledError | None:
     cancelled = None
     while not agent.done():
+        # Other than awaiting the task, this leaves it alone when it is cancelled itself.
+        end = agent.get_loop().create_future()
+        agent.add_done_callback(partial(_tell, end))
         try:
-            # Other than awaiting the task, this leaves it alone when it is cancelled itself.
-            await asyncio.wait([agent])
+            await end
         except asyncio.CancelledError as exc:
             cancelled = exc
     return cancelled
 
 
+def _tell(end: asyncio.Future[None], _agent: asyncio.Task[Any]) -> None:
+    if not end.done():
+        end.set_result(None)
+
+
 def _take_over(context: contextvars.Context) -> None:
-    before = contextvars.copy_context()
     for variable, value in context.items():
-        if before.get(variable, _take_over) is not value:
+        if variable.get(_take_over) is not value:
             variable.set(value)

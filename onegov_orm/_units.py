@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from onegov_orm._prelude import Access
+from onegov_orm._readonly import refuse_changes
 from onegov_orm.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -98,9 +99,12 @@ class SessionStore:
 
     def close(self) -> None:
         """Close and forget the sessions."""
-        for session in self.all():
-            session.close()
+        sessions = self.all()
         self._sessions.clear()
+        with ExitStack() as stack:
+            # One that fails, or is interrupted, does not keep the others open.
+            for session in sessions:
+                stack.callback(session.close)
 
     def drop(self) -> None:
         """Forget the sessions, and close their connections without a word to the server."""
@@ -161,20 +165,26 @@ class Unit(SessionStore):
     @property
     def is_untouched(self) -> bool:
         """Whether nothing happened that the server, or a hook, has to hear of."""
+        return not (self.has_consequences or any(map(has_work, self.all())))
+
+    @property
+    def has_consequences(self) -> bool:
+        """Whether there is something to be committed, or a hook to be run."""
         if self.completion is not None and self.completion.has_hooks:
-            return False
-        return not any(
-            session.in_transaction() or session.new or session.dirty or session.deleted
-            for session in self.all()
-        )
+            return True
+        return any(map(has_work, self.writing()))
 
     def finish(self, is_successful: bool) -> None:
         """Commit or roll back, close the sessions, and run the post-processing."""
         is_committed = False
         try:
             if is_successful:
+                for session in self.all():
+                    refuse_changes(session)
                 for session in self.writing():
-                    session.commit()
+                    # Committing nothing would begin a transaction, and end it.
+                    if has_work(session):
+                        session.commit()
                 is_committed = True
         finally:
             try:
@@ -182,6 +192,11 @@ class Unit(SessionStore):
             finally:
                 if self.completion is not None:
                     self.completion.finish(is_committed)
+
+
+def has_work(session: Any) -> bool:
+    """Tell whether there is something that a commit would end or write."""
+    return bool(session.in_transaction() or session.new or session.dirty or session.deleted)
 
 
 def refuse_to_wait_for_oneself(session: Any) -> None:

@@ -62,7 +62,10 @@ class InvalidSchemaName(OrmError, ValueError):
 
 
 class NoCurrentSchema(OrmError, LookupError):
-    """No schema is current in this thread or task: call set_current_schema(name) first."""
+    """No schema is current in this thread or task: call set_current_schema(name) first.
+
+    An `AsyncSessionManager` has it awaited, as ``await mgr.set_current_schema(name)``.
+    """
 
 
 class SchemaNotFound(OrmError, LookupError):

@@ -275,7 +275,8 @@ class SessionManager(ScopedSessions):
             "a coroutine can't be awaited by a SessionManager: use an AsyncSessionManager"
         )
 
-    def _refuse_coroutine(self, hook: Any) -> None:
+    def _check_hook(self, hook: Any) -> None:
+        super()._check_hook(hook)
         if iscoroutinefunction(hook):
             raise ConfigurationError(
                 f"{hook!r} is a coroutine function, which a SessionManager can't await: use an "

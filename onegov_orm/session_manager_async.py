@@ -256,11 +256,13 @@ class AsyncSessionManager(ScopedSessions):
             await greenlet_spawn(self._operations.admit, schema, create)
 
     async def _finish(self, unit: Unit, is_successful: bool) -> None:
-        """End a unit of work; one in which nothing happened needs no waiting."""
-        if unit.is_untouched:
+        """End a unit of work: to its end if that has consequences, without waiting if it can."""
+        if unit.has_consequences:
+            await uninterrupted(greenlet_spawn(unit.finish, is_successful))
+        elif unit.is_untouched:
             unit.finish(is_successful)
-            return
-        await uninterrupted(greenlet_spawn(unit.finish, is_successful))
+        else:
+            await greenlet_spawn(unit.finish, is_successful)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession | None]:

@@ -8,7 +8,10 @@ transaction is open; nothing here counts begins and commits.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -356,6 +359,15 @@ class SchemaState:
     def hang_up(self) -> None:
         """Close the connection at once, without waiting for anything."""
         raise NotImplementedError
+
+    def cut_off(self) -> None:
+        """End the conversation from outside: who waits for an answer hears that there is none.
+
+        The driver may be busy in another thread, where closing would pull the rug from under it.
+        """
+        number: int = self.fileno()  # type: ignore[attr-defined]
+        with suppress(OSError), socket.socket(fileno=os.dup(number)) as handle:
+            handle.shutdown(socket.SHUT_RDWR)
 
     def _transaction_status(self) -> int:
         raise NotImplementedError

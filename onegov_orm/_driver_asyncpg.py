@@ -39,14 +39,8 @@ _ROLLBACK: Final = f"{_sql.ROLLBACK};"
 #: What the server says when it ends connections, and what asyncpg says then.
 _SHUTDOWNS: Final = (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 _LOSSES: Final = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
-#: How texts begin that have neither parameters nor rows: to prepare them would cost a message
-#: more. SQLAlchemy numbers its savepoints.
-_SIMPLE: Final = (
-    _sql.SCRIPT,
-    "SAVEPOINT sa_",
-    "RELEASE SAVEPOINT sa_",
-    "ROLLBACK TO SAVEPOINT sa_",
-)
+#: What has neither parameters nor rows: to prepare it would cost a message more.
+_SIMPLE: Final = (_sql.SCRIPT, *_sql.SAVEPOINTS)
 
 _numbers = itertools.count(1)
 
@@ -174,22 +168,22 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
     async def copy_from_table(self, *args: Any, **kwargs: Any) -> Any:
         """Copy a table out, after what is due."""
         await self.open_for("")
-        return await self.watched(super().copy_from_table(*args, **kwargs))
+        return await self._copied(super().copy_from_table(*args, **kwargs))
 
     async def copy_from_query(self, query: str, *args: Any, **kwargs: Any) -> Any:
         """Copy the rows of a query out, after what is due."""
         await self.open_for(query)
-        return await self.watched(super().copy_from_query(query, *args, **kwargs))
+        return await self._copied(super().copy_from_query(query, *args, **kwargs))
 
     async def copy_to_table(self, *args: Any, **kwargs: Any) -> Any:
         """Copy into a table, after what is due."""
         await self.open_for("")
-        return await self.watched(super().copy_to_table(*args, **kwargs))
+        return await self._copied(super().copy_to_table(*args, **kwargs))
 
     async def copy_records_to_table(self, *args: Any, **kwargs: Any) -> Any:
         """Copy records into a table, after what is due."""
         await self.open_for("")
-        return await self.watched(super().copy_records_to_table(*args, **kwargs))
+        return await self._copied(super().copy_records_to_table(*args, **kwargs))
 
     async def add_listener(self, channel: str, callback: Any) -> None:
         """Listen to a channel; the connection is closed when it is given back."""
@@ -346,7 +340,7 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
     async def _copied(self, work: Awaitable[T]) -> T:
         """Close the connection if a COPY is cancelled: asyncpg may wait for its end for ever."""
         try:
-            return await self._watched(work)
+            return await self.watched(work)
         except asyncio.CancelledError:
             self.terminate()
             raise

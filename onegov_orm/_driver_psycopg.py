@@ -174,7 +174,8 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
             psycopg.Cursor(self).execute(sql.encode(), prepare=False)
             return ""
         try:
-            result = self.pgconn.exec_(sql.encode())
+            with self.lock:
+                result = self.pgconn.exec_(sql.encode())
         except BaseException:
             self.has_failed()
             raise
@@ -213,8 +214,16 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
             super().close()
 
     def hang_up(self) -> None:
-        """Close the connection at once."""
-        self.close()
+        """Close the connection at once; a thread that uses it just now does so itself."""
+        if self.closed or self.abandoned:
+            return
+        if self.lock.acquire(blocking=False):
+            try:
+                self.close()
+            finally:
+                self.lock.release()
+        else:
+            self.cut_off()
 
     def pipeline(self) -> Any:
         """Return a pipeline of psycopg's, after what is due."""

@@ -137,7 +137,9 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
             super().close()
 
     def hang_up(self) -> None:
-        """Close the connection at once."""
+        """Close the connection at once, also if another thread waits for an answer."""
+        if not self.closed and self._transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE:
+            self.cut_off()
         self.close()
 
     def reset(self) -> None:

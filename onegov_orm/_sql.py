@@ -62,6 +62,9 @@ REPLAYED: Final = """
 #: Stands in front of a text of several statements, for drivers that would prepare it.
 SCRIPT: Final = "/* several statements */\n"
 
+#: How SQLAlchemy's savepoints begin: such statements have neither parameters nor rows.
+SAVEPOINTS: Final = ("SAVEPOINT sa_", "RELEASE SAVEPOINT sa_", "ROLLBACK TO SAVEPOINT sa_")
+
 SERVER_VERSION: Final = "SHOW server_version_num"
 
 LIST_SCHEMAS: Final = """

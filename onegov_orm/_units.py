@@ -177,6 +177,8 @@ class Unit(SessionStore):
     def finish(self, is_successful: bool) -> None:
         """Commit or roll back, close the sessions, and run the post-processing."""
         is_committed = False
+        if self.completion is not None:
+            self.completion.is_ending = True
         try:
             if is_successful:
                 for session in self.all():

@@ -117,9 +117,8 @@ class OwnPool:
         return self._pool.connect()
 
     def dispose(self) -> None:
-        """Close the connections that nobody has."""
+        """Close the connections that nobody has; the pool can be used and disposed again."""
         self._pool.dispose()
-        self._pool = self._pool.recreate()
 
 
 @dataclass(eq=False)
@@ -198,6 +197,7 @@ class Replicas:
         self._max_lag_seconds = max_lag_seconds
         self._launch = launch
         self._turns = itertools.count()
+        self._disposals = 0
         self._admitted: dict[str, float] = {}
         self.start_anew()
 
@@ -249,11 +249,11 @@ class Replicas:
         return [replica.status(self._max_lag_seconds) for replica in self._replicas]
 
     def dispose(self) -> None:
-        """Close the connections that nobody has."""
-        self._own.dispose()
+        """Close the connections that nobody has; checks under way do so at their end."""
+        self._disposals += 1
         for replica in self._replicas:
             replica.engine.dispose()
-            replica.own.dispose()
+        self._dispose_own()
 
     def _in_turn(self) -> Iterator[Replica]:
         turn = next(self._turns)
@@ -265,10 +265,26 @@ class Replicas:
         if not turn.take():
             return
         try:
-            self._launch(partial(_done, turn, work))
+            self._launch(partial(self._run, turn, work, self._disposals))
         except RuntimeError as exc:
             turn.give_back()
             logger.warning("the replicas can't be checked: %s", exc)
+
+    def _run(self, turn: Turn, work: Callable[[], Any], disposals: int) -> None:
+        """Do the work, and leave its errors to the log."""
+        try:
+            if disposals == self._disposals:
+                work()
+        except Exception:
+            logger.exception("the check of the replicas failed")
+        finally:
+            turn.give_back()
+            if disposals != self._disposals:
+                self._dispose_own()
+
+    def _dispose_own(self) -> None:
+        for own in (self._own, *(replica.own for replica in self._replicas)):
+            own.dispose()
 
     def _renew(self) -> None:
         log_end = self._ask_primary()
@@ -316,16 +332,6 @@ class Replicas:
 def in_thread(work: Callable[[], Any]) -> None:
     """Run the work in a thread that nobody waits for."""
     threading.Thread(target=work, name="onegov_orm replicas", daemon=True).start()
-
-
-def _done(turn: Turn, work: Callable[[], Any]) -> None:
-    """Do the work, and leave its errors to the log."""
-    try:
-        work()
-    except Exception:
-        logger.exception("the check of the replicas failed")
-    finally:
-        turn.give_back()
 
 
 def _answer(engine: Engine, question: str, **parameters: Any) -> Any:

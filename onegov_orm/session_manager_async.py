@@ -249,6 +249,11 @@ class AsyncSessionManager(ScopedSessions):
             await greenlet_spawn(self.replicas.dispose)
         self._pool_events.close()
 
+    def let_go_after_fork(self) -> None:
+        """Start without connections, sessions and tasks, in a forked child."""
+        self._background.forget()
+        super().let_go_after_fork()
+
     # -- inside
 
     async def _admit(self, schema: SchemaName, create: bool) -> None:
@@ -327,6 +332,10 @@ class Background:
         if not task.cancelled() and (error := task.exception()) is not None:
             # The connection was lost, or is lost now: there is nothing else to be done.
             logger.warning("what ran in the background failed", exc_info=error)
+
+    def forget(self) -> None:
+        """Forget the tasks, which go on in the parent of a forked child."""
+        self._tasks = set()
 
     async def stop(self) -> None:
         """Cancel the tasks, and wait for their ends."""

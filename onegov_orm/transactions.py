@@ -77,6 +77,10 @@ class Completion:
         self._changes: list[tuple[str, ChangeSet]] = []
         self._after_commit: list[tuple[str | None, Hook]] = []
         self._after_abort: list[tuple[str | None, Hook]] = []
+        #: Hooks of what is committed already, however the rest ends.
+        self._due: list[tuple[str | None, Hook]] = []
+        #: Whether the unit of work is at its end, and commits all that it has.
+        self.is_ending = False
 
     def join(self, session: Session) -> None:
         """Include the changes of this session."""
@@ -109,10 +113,16 @@ class Completion:
         del self._after_commit[commits:], self._after_abort[aborts:]
         failed.finish(is_committed=False)
 
+    def settle(self) -> None:
+        """Note that something was committed before the end: its hooks are due at the end."""
+        if not self.is_ending:
+            self._due.extend(self._after_commit)
+            self._after_commit, self._after_abort = [], []
+
     @property
     def has_hooks(self) -> bool:
         """Whether something is to be run, however the transaction ends."""
-        return bool(self._after_commit or self._after_abort)
+        return bool(self._after_commit or self._after_abort or self._due)
 
     def calls(self, is_committed: bool) -> list[Call]:
         """Return what is to be run now; it is not returned a second time."""
@@ -121,11 +131,11 @@ class Completion:
                 self.collect(session)
             else:
                 self._drop(session)
-        hooks = self._after_commit if is_committed else self._after_abort
+        hooks = [*self._due, *(self._after_commit if is_committed else self._after_abort)]
         calls = self._announcements(self._changes)
         calls.extend(Call(schema, hook, hook) for schema, hook in hooks)
         self._sessions, self._changes = [], []
-        self._after_commit, self._after_abort = [], []
+        self._after_commit, self._after_abort, self._due = [], [], []
         return calls
 
     def finish(self, is_committed: bool) -> None:
@@ -305,6 +315,8 @@ class CompletionEvents:
         if is_committed:
             completion.collect(session)
         if completion.is_deferred:
+            if is_committed:
+                completion.settle()
             return
         session.completion = None  # type: ignore[attr-defined]
         try:

@@ -14,7 +14,9 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import imports, memory, plots, provisioning, requests
+from benchmarks import concurrency, imports, memory, plots, provisioning, requests
+from benchmarks.asynchronous import ASYNC_DRIVERS
+from benchmarks.concurrency import Load
 from benchmarks.databases import (
     create_request_schemas,
     describe_server,
@@ -26,12 +28,12 @@ from benchmarks.requests import Amount
 
 RESULTS: Final = Path(__file__).parent / "results"
 
-DRIVERS: Final = ("psycopg2", "psycopg")
-PARTS: Final = ("requests", "provisioning", "memory", "imports")
+DRIVERS: Final = ("psycopg2", "psycopg", *ASYNC_DRIVERS)
+PARTS: Final = ("requests", "concurrency", "provisioning", "memory", "imports")
 #: How wide tables are in a file.
 _WIDTH: Final = 120
 
-_PACKAGES: Final = ("SQLAlchemy", "psycopg2-binary", "psycopg2", "psycopg")
+_PACKAGES: Final = ("SQLAlchemy", "psycopg2-binary", "psycopg2", "psycopg", "asyncpg")
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,16 @@ class Scale:
 
     local: Amount
     delayed: Amount
+    load: Load
     schemas: int
     provisions: int
     memory_schemas: int
     imports: int
 
 
-FULL: Final = Scale(Amount(60, 40), Amount(20, 15), 50, 20, 10_000, 15)
-QUICK: Final = Scale(Amount(5, 15), Amount(3, 5), 50, 3, 300, 3)
-TINY: Final = Scale(Amount(2, 2), Amount(2, 1), 3, 1, 20, 1)
+FULL: Final = Scale(Amount(60, 40), Amount(20, 15), Load(1000, 3, 8), 50, 20, 10_000, 15)
+QUICK: Final = Scale(Amount(5, 15), Amount(3, 5), Load(300, 1, 2), 50, 3, 300, 3)
+TINY: Final = Scale(Amount(2, 2), Amount(2, 1), Load(20, 2, 1), 3, 1, 20, 1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("--dsn", help="a server over TCP, on which a new database may be created")
-    add("--quick", action="store_true", help="a first impression, in less than two minutes")
+    add("--quick", action="store_true", help="a first impression, in three minutes")
     add("--long", action="store_true", help="also provision a thousand schemas, and keep them")
     add("--only", nargs="+", choices=PARTS, default=PARTS, help="leave out the other parts")
     add("--drivers", nargs="+", choices=DRIVERS, default=DRIVERS, help="drivers of SQLAlchemy")
@@ -92,6 +95,7 @@ class Bench:
         self.console = console
         self.report = Report()
         self._shown = 0
+        self._has_schemas = False
 
     def run(self) -> Report:
         """Measure what was asked for."""
@@ -99,6 +103,7 @@ class Bench:
             self.report.environment = environment() | describe_server(dsn)
             parts: dict[str, Callable[[str], None]] = {
                 "requests": self._requests,
+                "concurrency": self._concurrency,
                 "provisioning": self._provisioning,
                 "memory": self._memory,
                 "imports": self._imports,
@@ -109,13 +114,26 @@ class Bench:
                     self._show()
         return self.report
 
-    def _requests(self, dsn: str) -> None:
+    def _request_schemas(self, dsn: str) -> list[str]:
+        """Return the schemas that requests are served in, made when first asked for."""
         schemas = schema_names(self.scale.schemas)
-        create_request_schemas(dsn, schemas)
+        if not self._has_schemas:
+            create_request_schemas(dsn, schemas)
+            self._has_schemas = True
+        return schemas
+
+    def _requests(self, dsn: str) -> None:
+        schemas = self._request_schemas(dsn)
         chosen = requests.scenarios(self.options.drivers, len(schemas), self.options.delay_ms)
         for scenario in chosen:
             amount = self.scale.delayed if scenario.delay_ms else self.scale.local
             self.report.requests.append(requests.run(dsn, schemas, scenario, amount))
+            self._show()
+
+    def _concurrency(self, dsn: str) -> None:
+        schemas, drivers = self._request_schemas(dsn), self.options.drivers
+        for result in concurrency.run(dsn, schemas, drivers, self.scale.load):
+            self.report.concurrency.append(result)
             self._show()
 
     def _provisioning(self, dsn: str) -> None:

@@ -6,7 +6,7 @@ All of them have the same pool and the same isolation level. A plain contestant 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -15,6 +15,7 @@ import transaction
 import zope.sqlalchemy
 from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.models import Account, Entry, RequestBase
@@ -35,12 +36,18 @@ BLOCK: Final = " with mgr.schema()"
 PIPELINE: Final = " with a pipeline"
 
 
+#: Which customer asks, and for which row: one for each request of a batch.
+Plan = Sequence[tuple[str, int]]
+
+
 @dataclass(frozen=True)
 class Request:
     """What an application does for one request."""
 
     name: str
     work: Callable[[Session, int], None]
+    #: The same for an asynchronous session.
+    work_async: Callable[[AsyncSession, int], Awaitable[None]]
     writes: bool
 
 
@@ -56,7 +63,22 @@ def read(session: Session, key: int) -> None:
     session.scalars(select(Account).where(Account.id == key)).one()
 
 
-REQUESTS: Final = (Request("write", write, writes=True), Request("read", read, writes=False))
+async def write_async(session: AsyncSession, key: int) -> None:
+    """Read a row, change it, and add another one."""
+    account = await session.get_one(Account, key)
+    account.balance += 1
+    session.add(Entry(account_id=key, text="a payment", amount=Decimal("12.50")))
+
+
+async def read_async(session: AsyncSession, key: int) -> None:
+    """Read a row."""
+    (await session.scalars(select(Account).where(Account.id == key))).one()
+
+
+REQUESTS: Final = (
+    Request("write", write, write_async, writes=True),
+    Request("read", read, read_async, writes=False),
+)
 
 
 class Contestant(Protocol):
@@ -69,13 +91,27 @@ class Contestant(Protocol):
     def baseline(self) -> str:
         """The name of the contestant that this one is compared with."""
 
-    def serve(self, request: Request, schema: str, key: int) -> None: ...
+    def serve_all(self, request: Request, plan: Plan) -> None: ...
 
     def close(self) -> None: ...
 
 
+class OneByOne:
+    """Serves each request of a batch when the one before is done."""
+
+    def serve_all(self, request: Request, plan: Plan) -> None:
+        """Serve a batch of requests."""
+        serve = self.serve
+        for schema, key in plan:
+            serve(request, schema, key)
+
+    def serve(self, request: Request, schema: str, key: int) -> None:
+        """Serve one request."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Plain:
+class Plain(OneByOne):
     """Has sessions that commit by themselves."""
 
     name: str
@@ -92,7 +128,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Joined:
+class Joined(OneByOne):
     """Has sessions that join the transaction of the thread, as under pyramid_tm."""
 
     name: str
@@ -107,7 +143,7 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(OneByOne):
     """Serves each request in a block, a unit of work of its own."""
 
     name: str

@@ -53,6 +53,13 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(median, lower, upper, len(values))
 
 
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return what this share of the values does not exceed, between two of them if need be."""
+    if len(values) == 1:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
 def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
     """Return the ratio of each round; raises ``ValueError`` if the rounds differ in number."""
     return [value / base for value, base in zip(values, reference, strict=True)]

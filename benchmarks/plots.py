@@ -32,6 +32,14 @@ def write_plots(report: Report, directory: Path) -> list[Path]:
         for result in report.requests
         if (bars := [(row.contestant, row.ratio) for row in result.rows])
     ]
+    paths += [
+        _bars(
+            directory / f"{_slug(result.title)}.png",
+            f"{result.title}: 99th percentile",
+            [(row.contestant, row.p99_ratio) for row in result.rows],
+        )
+        for result in report.concurrency
+    ]
     if report.provisioning:
         bars = [(row.contestant, row.ratio) for row in report.provisioning]
         paths.append(_bars(directory / "provisioning.png", "A schema of sixty tables", bars))

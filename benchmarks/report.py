@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.concurrency import Result as CrowdResult
 from benchmarks.contestants import OURS
 from benchmarks.imports import ImportTimes
 from benchmarks.measure import Summary
@@ -26,6 +27,7 @@ class Report:
 
     environment: dict[str, str] = field(default_factory=dict)
     requests: list[Result] = field(default_factory=list)
+    concurrency: list[CrowdResult] = field(default_factory=list)
     provisioning: list[ProvisioningRow] = field(default_factory=list)
     long: LongRow | None = None
     memory: Growth | None = None
@@ -48,6 +50,7 @@ class Grid:
 def grids(report: Report) -> list[Grid]:
     """Return the tables of a report."""
     found = [_requests_grid(result) for result in report.requests]
+    found.extend(map(_crowd_grid, report.concurrency))
     if report.provisioning:
         found.append(_provisioning_grid(report.provisioning))
     if report.long:
@@ -109,6 +112,25 @@ def _request_cells(row: RequestRow) -> list[str]:
         f"{row.processor.median:.3f}",
         "" if is_baseline else str(row.ratio),
     ]
+
+
+def _crowd_grid(result: CrowdResult) -> Grid:
+    return Grid(
+        result.title,
+        ["contestant", "per second", "ms: p50", "p95", "p99", "ratio to bare", "of the p99"],
+        [
+            [
+                row.contestant,
+                f"{row.per_second.median:.0f}",
+                f"{row.p50.median:.0f}",
+                f"{row.p95.median:.0f}",
+                f"{row.p99.median:.0f}",
+                str(row.ratio) if number else "",
+                str(row.p99_ratio) if number else "",
+            ]
+            for number, row in enumerate(result.rows)
+        ],
+    )
 
 
 def _provisioning_grid(rows: Sequence[ProvisioningRow]) -> Grid:

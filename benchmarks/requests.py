@@ -6,12 +6,23 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from sqlalchemy.engine import make_url
 
 from benchmarks import tenants
-from benchmarks.contestants import BARE, ENGINES, JOINED, REQUESTS, Contestant, Request, field
+from benchmarks.asynchronous import ASYNC_DRIVERS, async_field
+from benchmarks.contestants import (
+    BARE,
+    ENGINES,
+    JOINED,
+    REQUESTS,
+    Contestant,
+    Plan,
+    Request,
+    field,
+)
 from benchmarks.databases import ROWS_PER_SCHEMA, tidy, with_driver
 from benchmarks.measure import Batch, Preparer, Summary, Timing, ratios, summarize, take_turns
 from benchmarks.wire import WireProxy
@@ -98,7 +109,11 @@ def run(dsn: str, schemas: Sequence[str], scenario: Scenario, amount: Amount) ->
     used = schemas[: scenario.schemas]
     tidy(dsn, used)
     trips = count_round_trips(dsn, used, scenario)
-    with _way(dsn, scenario.delay_ms) as url, _contestants(url, used, scenario) as contestants:
+    url = _url(dsn, scenario.driver)
+    with (
+        _way(url, scenario.delay_ms) as address,
+        _contestants(address, used, scenario) as contestants,
+    ):
         timings = take_turns(
             {each.name: _preparer(each, scenario, used, amount) for each in contestants},
             amount.rounds,
@@ -119,7 +134,8 @@ def count_round_trips(dsn: str, schemas: Sequence[str], scenario: Scenario) -> d
     counts = {}
     some = schemas[:_COUNTED_SCHEMAS]
     plan = _plan(random.Random(_COUNTED), some, _COUNTED)
-    with _proxy(dsn, 0.0) as proxy, _contestants(proxy.dsn(dsn), some, scenario) as found:
+    dsn = _url(dsn, scenario.driver)
+    with wire_proxy(dsn, 0.0) as proxy, _contestants(proxy.dsn(dsn), some, scenario) as found:
         for contestant in found:
             _requests(contestant, scenario.request, [(name, 1) for name in some] * _WARM_UP)()
             proxy.reset()
@@ -128,16 +144,20 @@ def count_round_trips(dsn: str, schemas: Sequence[str], scenario: Scenario) -> d
     return counts
 
 
-def _proxy(dsn: str, delay_ms: float) -> WireProxy:
+def wire_proxy(dsn: str, delay_ms: float) -> WireProxy:
     url = make_url(dsn)
     if url.host is None or url.host.startswith("/"):
         raise ValueError("round trips are counted over TCP: give a dsn with a host")
     return WireProxy(url.host, url.port or _DEFAULT_PORT, delay_ms / _MILLISECONDS)
 
 
+def _url(dsn: str, driver: str) -> str:
+    return with_driver(dsn, None if driver == _DJANGO else ASYNC_DRIVERS.get(driver, driver))
+
+
 @contextmanager
 def _way(dsn: str, delay_ms: float) -> Iterator[str]:
-    with _proxy(dsn, delay_ms) if delay_ms else nullcontext() as proxy:
+    with wire_proxy(dsn, delay_ms) if delay_ms else nullcontext() as proxy:
         yield proxy.dsn(dsn) if proxy else dsn
 
 
@@ -145,10 +165,8 @@ def _way(dsn: str, delay_ms: float) -> Iterator[str]:
 def _contestants(
     dsn: str, schemas: Sequence[str], scenario: Scenario
 ) -> Iterator[list[Contestant]]:
-    if scenario.driver == _DJANGO:
-        contestants = tenants.django_field(dsn, schemas)
-    else:
-        contestants = field(with_driver(dsn, scenario.driver), schemas)
+    fields = {_DJANGO: tenants.django_field} | dict.fromkeys(ASYNC_DRIVERS, async_field)
+    contestants = fields.get(scenario.driver, field)(dsn, schemas)
     try:
         yield contestants
     finally:
@@ -170,18 +188,12 @@ def _preparer(
     return prepare
 
 
-def _plan(dice: random.Random, schemas: Sequence[str], size: int) -> list[tuple[str, int]]:
+def _plan(dice: random.Random, schemas: Sequence[str], size: int) -> Plan:
     return [(dice.choice(schemas), dice.randint(1, ROWS_PER_SCHEMA)) for _ in range(size)]
 
 
-def _requests(contestant: Contestant, request: Request, plan: Sequence[tuple[str, int]]) -> Batch:
-    serve = contestant.serve
-
-    def batch() -> None:
-        for schema, key in plan:
-            serve(request, schema, key)
-
-    return batch
+def _requests(contestant: Contestant, request: Request, plan: Plan) -> Batch:
+    return partial(contestant.serve_all, request, plan)
 
 
 def _row(contestant: Contestant, trips: float, timings: dict[str, Timing], amount: Amount) -> Row:

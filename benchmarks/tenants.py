@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sqlalchemy.engine import make_url
 
-from benchmarks.contestants import Contestant, Request
+from benchmarks.contestants import Contestant, OneByOne, Request
 
 DJANGO: Final = "bare Django"
 TENANTS: Final = "django-tenants"
@@ -46,7 +46,7 @@ def django_field(dsn: str, schemas: Sequence[str]) -> list[Contestant]:
 
 
 @dataclass(frozen=True)
-class DjangoContestant:
+class DjangoContestant(OneByOne):
     """Serves requests with Django's ORM, in one transaction each."""
 
     alias: str

@@ -186,6 +186,10 @@ class Conversation:
         # The rest of a COPY that the server has already ended with an error is thrown away there.
         if kind in COPYING and not self._is_copying:
             return
+        # A Flush with nothing to be flushed is not answered, and nobody waits for it: psycopg
+        # sends one after the Sync of a pipeline, before or after the answer has come.
+        if kind == "H" and not self._owed:
+            return
         if self._has_asked and not self._owed:
             self.tally.round_trips += 1
         self._owe(kind)

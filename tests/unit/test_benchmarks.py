@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 
 import pytest
 
 from benchmarks.__main__ import FULL, QUICK, parser, scale_of
-from benchmarks.measure import Summary, no_collection, ratios, summarize, take_turns
+from benchmarks.asynchronous import InLoop
+from benchmarks.concurrency import Crowd
+from benchmarks.concurrency import Result as CrowdResult
+from benchmarks.concurrency import Row as CrowdRow
+from benchmarks.contestants import REQUESTS
+from benchmarks.measure import (
+    Summary,
+    no_collection,
+    percentile,
+    ratios,
+    summarize,
+    take_turns,
+)
 from benchmarks.models import SIXTY, provisioned_base, script_of
 from benchmarks.provisioning import Row
 from benchmarks.report import Report, grids, markdown
@@ -29,6 +42,15 @@ def test_summary_of_nothing_is_refused():
 
 def test_summary_reads_as_median_with_spread():
     assert str(Summary(1.042, 1.01, 1.1, 9)) == "1.04 [1.01, 1.10]"
+
+
+@pytest.mark.parametrize(("percent", "value"), [(50, 51), (95, 96), (99, 100)])
+def test_percentile_is_what_that_share_does_not_exceed(percent, value):
+    assert percentile(range(101, 0, -1), percent) == value
+
+
+def test_percentile_of_one_value_is_that_value():
+    assert percentile([2.5], 99) == 2.5
 
 
 def test_ratios_are_taken_round_by_round():
@@ -70,6 +92,58 @@ def test_garbage_is_collected_again_after_an_error():
     with pytest.raises(RuntimeError), no_collection():
         raise RuntimeError
     assert gc.isenabled()
+
+
+class Recorder:
+    """An asynchronous contestant that notes who is served, in which task, and how many at once."""
+
+    name = baseline = "recorder"
+
+    def __init__(self) -> None:
+        self.served: list[tuple[str, int]] = []
+        self.tasks: set[object] = set()
+        self.most_at_once = self._at_once = 0
+        self.is_closed = False
+
+    async def serve(self, request: object, schema: str, key: int) -> None:
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        await asyncio.sleep(0)
+        self._at_once -= 1
+        self.served.append((schema, key))
+        self.tasks.add(asyncio.current_task())
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+def test_each_asynchronous_request_has_a_task_of_its_own():
+    recorder = Recorder()
+    contestant = InLoop(recorder)
+    contestant.serve_all(REQUESTS[0], [("a", 1), ("b", 2), ("a", 3)])
+    contestant.close()
+    assert recorder.served == [("a", 1), ("b", 2), ("a", 3)]
+    assert (len(recorder.tasks), recorder.most_at_once) == (3, 1)
+    assert recorder.is_closed
+
+
+def test_a_crowd_is_served_at_once_and_each_request_is_timed():
+    recorder = Recorder()
+    crowd = Crowd(recorder, ["a", "b"])
+    crowd.run(crowd.serve_crowd(REQUESTS[0], [[("a", 1), ("b", 1)], [("a", 2)], [("b", 3)]]))
+    crowd.close()
+    assert (len(recorder.served), recorder.most_at_once) == (4, 3)
+    assert [len(batch) for batch in crowd.latencies] == [4]
+
+
+def test_crowds_are_reported_with_their_tails():
+    one = Summary(1.5, 1, 2, 3)
+    rows = [CrowdRow(name, one, one, one, one, one, one) for name in ("bare", "onegov_orm")]
+    report = Report(concurrency=[CrowdResult("a crowd", "asyncpg", "read", 20, 3, rows)])
+    [grid] = grids(report)
+    assert [len(row) for row in grid.rows] == [len(grid.header)] * 2
+    assert grid.rows[0][-2:] == ["", ""]
+    assert grid.rows[1][-1] == "1.50 [1.00, 2.00]"
 
 
 def test_script_makes_sixty_tables_with_what_belongs_to_them():

@@ -114,8 +114,8 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         if query.startswith(_SIMPLE) and (query.startswith(_sql.SCRIPT) or ";" not in query):
             return Script(self, query)
         effects = effects_of(query)
-        if effects is not Effects.NONE:
-            self.refuse_behind_pooler(effects)
+        if effects is not Effects.NONE and self.external_opening is not None:
+            self._refuse(effects, is_open=False)
         schema = self.prelude.schema if self.prelude else None
         # SQLAlchemy's adapter names its statements None.
         given = {key: value for key, value in kwargs.items() if value is not None}

@@ -17,8 +17,9 @@ import pytest
 import transaction
 from sqlalchemy.engine import make_url
 
-from onegov_orm import SessionManager
+from onegov_orm import AsyncSessionManager, SessionManager
 from onegov_orm.embedded import EmbeddedServer, available_binaries
+from tests import asynchronous
 from tests.poolers import PgBouncer, find_pgbouncer
 from tests.provisioning import drop_schemas
 from tests.replication import PRIMARY_SETTINGS, Replicated, Standby, replicate
@@ -27,6 +28,7 @@ NEWEST = 18
 DRIVERS = ("psycopg2", "psycopg")
 #: psycopg 3 as it works over a network: the first statement travels in a pipeline.
 PIPELINE = "psycopg-pipeline"
+ASYNC_DRIVERS = ("asyncpg", "psycopg")
 TEMPLATE = "with_extensions"
 SETTINGS = {
     "max_connections": "120",
@@ -268,3 +270,38 @@ def new_pooler() -> Iterator[Callable[..., PgBouncer]]:
             return stack.enter_context(PgBouncer(databases.server, **options))
 
         yield make
+
+
+@pytest.fixture(params=ASYNC_DRIVERS)
+def async_driver(request: pytest.FixtureRequest) -> str:
+    """Each asynchronous driver in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def async_dsn(databases: Databases, database: str, async_driver: str) -> str:
+    """The URL of the test's database for asynchronous managers."""
+    driver = async_driver.partition("-")[0]
+    return databases.server.dsn(database, driver=driver, tcp=False)
+
+
+@pytest.fixture
+def async_plain_dsn(newest: Databases, async_driver: str) -> Iterator[str]:
+    """The same for tests that the server's version does not matter to."""
+    name = newest.create()
+    yield newest.server.dsn(name, driver=async_driver.partition("-")[0], tcp=False)
+    newest.drop(name)
+
+
+@pytest.fixture
+def new_async_manager(request: pytest.FixtureRequest) -> Callable[..., AsyncSessionManager]:
+    """Make managers that are disposed at the end of a test that is ``in_loop``."""
+    parameters = getattr(request.node, "callspec", None)
+    pipelines = parameters is not None and parameters.params.get("async_driver") == PIPELINE
+
+    def make(*args: Any, **kwargs: Any) -> AsyncSessionManager:
+        if pipelines:
+            kwargs.setdefault("pipeline", True)
+        return asynchronous.new_async_manager(*args, **kwargs)
+
+    return make

@@ -51,7 +51,7 @@ class Breakage:
     @property
     def weathers(self) -> list[Weather]:
         """The storms in which it can be noticed."""
-        return [found for found in WEATHERS if found.threads > 1 or not self.needs_threads]
+        return [found for found in WEATHERS if found.workers > 1 or not self.needs_threads]
 
 
 BREAKAGES: Final[list[Breakage]] = []

@@ -14,6 +14,9 @@ from typing import Any, Final
 #: Names that need quotes, differ in one character, are a keyword, or are as long as can be.
 CUSTOMERS: Final = ("towns-bern", "towns_bern", "user", "z" * 62 + "a", "z" * 62 + "b", "x1")
 
+#: How the names of customers begin that come in the midst of a storm.
+GUEST: Final = "guest-"
+
 #: So many keys each customer has for itself.
 RANGE: Final = 100_000_000
 
@@ -79,6 +82,8 @@ class UnexpectedError(StormFailure):
 
 def number(schema: str) -> int:
     """Return the customer's number, from 1."""
+    if schema.startswith(GUEST):
+        return len(CUSTOMERS) + 1 + int(schema.removeprefix(GUEST))
     return CUSTOMERS.index(schema) + 1
 
 
@@ -90,7 +95,9 @@ def name_of(kind: str, schema: str) -> str:
 def owner_of_key(key: int) -> str:
     """Return the customer from whose sequence the key came."""
     index = key // RANGE - 1
-    return CUSTOMERS[index] if 0 <= index < len(CUSTOMERS) else "nobody"
+    if index >= len(CUSTOMERS):
+        return f"{GUEST}{index - len(CUSTOMERS)}"
+    return CUSTOMERS[index] if index >= 0 else "nobody"
 
 
 def prepare_schema(schema: str, connection: Any) -> None:
@@ -146,6 +153,13 @@ def check_traces(schema: str | None, traces: Any) -> None:
         raise StateTravelled(f"{schema or 'nobody'} found on its connection: {found}")
 
 
+def _may_have(schema: str, relation: str) -> bool:
+    """Tell whether the relation may have come up in this schema."""
+    if schema.startswith(GUEST):
+        return not relation.startswith(MADE)
+    return schema in CUSTOMERS and relation.startswith(f"{MADE}{number(schema)}")
+
+
 def _is_own(schema: str | None, name: str) -> bool:
     return schema is not None and name.endswith(f"_{number(schema)}")
 
@@ -194,9 +208,7 @@ class Watch:
         """Raise `ForeignRow` if a table is where none may be made."""
         new = set(self.execute(_RELATIONS)) - self._before
         strays = [
-            (schema, relation)
-            for schema, relation in new
-            if schema not in CUSTOMERS or not relation.startswith(f"{MADE}{number(schema)}")
+            (schema, relation) for schema, relation in new if not _may_have(schema, relation)
         ]
         if strays:
             raise ForeignRow(f"seen from outside, relations in the wrong schema: {strays}")

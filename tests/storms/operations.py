@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+import asyncpg
 import psycopg
 import psycopg2.extras
 from sqlalchemy import delete, exc, func, insert, inspect, select, text, update
@@ -37,12 +38,13 @@ from tests.storms.customers import (
     number,
     owner_of_key,
 )
-from tests.storms.storm import Operation, Storm, Worker, execute, sqlstate
+from tests.storms.storm import Operation, Storm, Worker, driver_sql, execute, sqlstate
 
 OPERATIONS: Final[list[Operation]] = []
 
 UNDEFINED_TABLE: Final = "42P01"
 UNDEFINED_CURSOR: Final = "34000"
+UNDEFINED_STATEMENT: Final = "26000"
 NO_TRANSACTION: Final = "25P01"
 IN_TRANSACTION: Final = "25001"
 IN_FAILED_TRANSACTION: Final = "25P02"
@@ -51,6 +53,13 @@ DIVISION_BY_ZERO: Final = "22012"
 UNDEFINED_SAVEPOINT: Final = "3B001"
 NOT_SUPPORTED: Final = "0A000"
 FOREIGN_KEY: Final = "23503"
+
+DRIVER_ERRORS: Final = (
+    psycopg.Error,
+    psycopg2.Error,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
 
 PATH: Final = "SELECT current_setting('search_path'), current_schema()"
 RECENT: Final = "SELECT id, owner FROM documents ORDER BY id DESC LIMIT 10"
@@ -245,7 +254,7 @@ def insert_many(worker: Worker) -> None:
 @operation(1)
 def make_table(worker: Worker) -> None:
     """Tables are made in the customer's schema as well; a constant name is made once."""
-    if worker.storm.weather.threads > 1:
+    if worker.storm.weather.workers > 1:
         return
     name = f"{MADE}{number(worker.schema)}"
     execute(worker.session, f"CREATE TABLE IF NOT EXISTS {name} (owner text)")
@@ -372,7 +381,7 @@ def moves(other: str, is_reported: bool) -> tuple[str, ...]:
 def some_move(worker: Worker, target: str, stays_in_transaction: bool = False) -> str:
     """Choose a way to move the path."""
     ways = moves(target, worker.storm.reports_path)
-    if stays_in_transaction:
+    if stays_in_transaction or worker.storm.weather.exact:
         ways = tuple(way for way in ways if not way.startswith(("COMMIT", "ROLLBACK")))
     return worker.note(worker.one_of(ways))
 
@@ -510,7 +519,7 @@ def use_late_cursor(worker: Worker) -> None:
     worker.schema = worker.other
     if worker.chance(0.5):
         check_session(worker)
-    with suppress(psycopg.Error, psycopg2.Error):
+    with suppress(*DRIVER_ERRORS):
         cursor.execute(insert_sql(schema))
         raise ForeignRow("a cursor worked on a connection that may be somebody else's")
     cursor.close()
@@ -549,7 +558,7 @@ def read_on_after_the_end(worker: Worker) -> None:
     if is_in_between:
         check_session(worker)
     with suppress(exc.ResourceClosedError):
-        with suppress(exc.DBAPIError, psycopg.Error, psycopg2.Error):
+        with suppress(exc.DBAPIError, *DRIVER_ERRORS):
             result.fetchmany(2)
         result.close()
     check_session(worker)
@@ -570,7 +579,7 @@ def shadow_table(worker: Worker) -> None:
     if worker.chance(0.8):
         worker.commit()
     if worker.chance(0.5):
-        worker.schema = worker.other if not worker.storm.weather.is_tight else worker.schema
+        worker.schema = worker.other if not worker.is_tight else worker.schema
 
 
 @operation(2)
@@ -643,22 +652,22 @@ def discard(worker: Worker) -> None:
 def connect_without_schema(worker: Worker) -> None:
     """A connection straight from the engine is nowhere, and finds nothing of anybody's."""
     worker.make_room()
-    with worker.manager.engine.connect() as connection:
-        check_traces(None, connection.exec_driver_sql(TRACES).one())
+    with worker.engine.connect() as connection:
+        check_traces(None, driver_sql(connection, TRACES).one())
         if worker.chance(0.3):
             with worker.finds_no_table():
-                connection.exec_driver_sql(insert_sql("nobody"))
+                driver_sql(connection, insert_sql("nobody"))
             connection.rollback()
         if worker.chance(0.3):
-            connection.exec_driver_sql(f'SET search_path TO "{worker.schema}"')
-            check_rows(worker.schema, connection.exec_driver_sql(RECENT))
+            driver_sql(connection, f'SET search_path TO "{worker.schema}"')
+            check_rows(worker.schema, driver_sql(connection, RECENT))
             connection.commit()
 
 
 @operation(2)
 def take_raw_connection(worker: Worker) -> None:
     worker.make_room()
-    connection = worker.manager.engine.raw_connection()
+    connection = worker.engine.raw_connection()
     try:
         cursor = connection.cursor()
         cursor.execute(TRACES)
@@ -679,15 +688,20 @@ def write_without_transactions(worker: Worker) -> None:
     schema = worker.schema
     engine: Any = worker.session.get_bind()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        check_traces(schema, connection.exec_driver_sql(TRACES).one())
-        check_rows(schema, connection.exec_driver_sql(insert_sql(schema)))
+        check_traces(schema, driver_sql(connection, TRACES).one())
+        check_rows(schema, driver_sql(connection, insert_sql(schema)))
         trick = worker.one_of(("", "ROLLBACK; ", "COMMIT; "))
-        connection.exec_driver_sql(trick + insert_sql(schema))
+        driver_sql(connection, trick + insert_sql(schema))
         if worker.chance(0.5) and not worker.storm.is_strict:
             way = "DISCARD ALL" if worker.chance(0.1) else some_move(worker, worker.victim)
-            connection.exec_driver_sql(way)
-        check_path(schema, *connection.exec_driver_sql(PATH).one())
-        check_rows(schema, connection.exec_driver_sql(insert_sql(schema)))
+            driver_sql(connection, way)
+            if way == "DISCARD ALL":
+                # A driver may have prepared statements that the server has not any more.
+                for prepared in (PATH, insert_sql(schema)):
+                    with worker.may_fail(UNDEFINED_STATEMENT):
+                        driver_sql(connection, prepared)
+        check_path(schema, *driver_sql(connection, PATH).one())
+        check_rows(schema, driver_sql(connection, insert_sql(schema)))
 
 
 @operation(1)
@@ -704,18 +718,18 @@ def have_session_without_transactions(worker: Worker) -> None:
 def change_schema_of_connection(worker: Worker) -> None:
     """A connection that changes its schema, within one transaction if it is let."""
     worker.make_room()
-    with worker.manager.engine.connect() as connection:
+    with worker.engine.connect() as connection:
         for schema in worker.random.sample((worker.schema, None, worker.other), 3):
             try:
                 connection.execution_options(schema=schema)
             except ConfigurationError:
                 connection.commit()
                 connection.execution_options(schema=schema)
-            check_traces(schema, connection.exec_driver_sql(TRACES).one())
+            check_traces(schema, driver_sql(connection, TRACES).one())
             if schema is not None:
-                check_rows(schema, connection.exec_driver_sql(insert_sql(schema)))
+                check_rows(schema, driver_sql(connection, insert_sql(schema)))
                 if worker.chance(0.3):
-                    connection.exec_driver_sql(f"SELECT extensions.storm_shadow('{schema}')")
+                    driver_sql(connection, f"SELECT extensions.storm_shadow('{schema}')")
             if worker.chance(0.3):
                 connection.commit()
         connection.commit()
@@ -725,12 +739,12 @@ def change_schema_of_connection(worker: Worker) -> None:
 def change_schema_and_isolation(worker: Worker) -> None:
     """One connection in turn with and without schema, with and without transactions."""
     worker.make_room()
-    with worker.manager.engine.connect() as connection:
+    with worker.engine.connect() as connection:
         for _ in range(3):
             schema = worker.one_of((None, worker.schema, worker.other))
             level = worker.one_of(("AUTOCOMMIT", "SERIALIZABLE", "READ COMMITTED"))
             connection.execution_options(schema=schema, isolation_level=level)
-            check_traces(schema, connection.exec_driver_sql(TRACES).one())
+            check_traces(schema, driver_sql(connection, TRACES).one())
             connection.rollback()
 
 
@@ -740,13 +754,13 @@ def commit_in_two_phases(worker: Worker) -> None:
     engine: Any = worker.session.get_bind()
     with engine.connect() as connection:
         transaction = connection.begin_twophase(f"storm-{uuid.uuid4().hex}")
-        check_rows(worker.schema, connection.exec_driver_sql(insert_sql(worker.schema)))
+        check_rows(worker.schema, driver_sql(connection, insert_sql(worker.schema)))
         with worker.may_fail(NOT_SUPPORTED):  # there was a temporary table
             transaction.prepare()
         if not connection.in_transaction():
             return
         transaction.commit() if worker.chance(0.6) else transaction.rollback()
-        check_path(worker.schema, *connection.exec_driver_sql(PATH).one())
+        check_path(worker.schema, *driver_sql(connection, PATH).one())
 
 
 @operation(1)
@@ -773,7 +787,7 @@ def work_in_blocks(worker: Worker) -> None:
         check_rows(schema, execute(session, insert_sql(schema)))
 
     with manager.schema(outer) as session:
-        if not worker.storm.weather.is_tight:
+        if not worker.is_tight:
             work(session, outer)
         with suppress(ZeroDivisionError), manager.schema(inner) as inner_session:
             work(inner_session, inner)
@@ -883,7 +897,7 @@ def kill_own_backend(worker: Worker) -> None:
 def kill_idle_backend(worker: Worker) -> None:
     """A connection that was closed while it idled costs no request."""
     worker.end()
-    if worker.storm.weather.threads == 1:
+    if worker.storm.weather.workers == 1:
         worker.storm.watch.kill()
         check_session(worker)
 

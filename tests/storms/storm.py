@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -30,6 +31,9 @@ from tests.storms.customers import CUSTOMERS, StormFailure, UnexpectedError, Wat
 #: Steps of each storm; CI has five storms, each with two drivers on two servers.
 STEPS: Final = int(os.environ.get("ONEGOV_ORM_STORM_STEPS", "5500"))
 
+#: With so many steps, each operation has its turn, and succeeds.
+ENOUGH_FOR_ALL: Final = 3000
+
 #: So many of the last steps are printed when a storm fails.
 LOGGED_STEPS: Final = 60
 
@@ -41,6 +45,8 @@ RETRYABLE: Final = frozenset({"40001", "40P01"})
 #: ``admin_shutdown``, and the classes of errors of a connection.
 LOST: Final = ("57P0", "08")
 
+_DOLLAR_QUOTED: Final = re.compile(r"\$(\w*)\$.*?\$\1\$", re.DOTALL)
+
 Mode = Literal["joined", "joined and kept", "plain"]
 
 
@@ -50,18 +56,21 @@ class Weather:
 
     name: str
     mode: Mode
-    threads: int = 1
+    workers: int = 1
     pool_size: int = 1
     max_overflow: int = 0
     kills: bool = False
     strict: bool = False
+    #: Whether what is announced has to be exactly what is committed: no step has a text that
+    #: ends the transaction, or hides a table.
+    exact: bool = False
     #: psycopg 3 as it works over a network; nothing changes for psycopg2.
     pipeline: bool = False
 
     @property
     def is_tight(self) -> bool:
         """Whether a worker has to let go of a connection before it takes another."""
-        return self.pool_size + self.max_overflow < self.threads * (len(CUSTOMERS) + 2)
+        return self.pool_size + self.max_overflow < self.workers * (len(CUSTOMERS) + 2)
 
     def new_manager(self, dsn: str) -> SessionManager:
         """Make a manager for this weather."""
@@ -71,7 +80,7 @@ class Weather:
             pool_config={
                 "pool_size": self.pool_size,
                 "max_overflow": self.max_overflow,
-                "pool_timeout": 60 if self.threads > 1 else 0.1,
+                "pool_timeout": 60 if self.workers > 1 else 0.1,
             },
             transaction_manager=None if self.mode == "plain" else transaction.manager,
             keep_session=self.mode == "joined and kept",
@@ -84,11 +93,11 @@ WEATHERS: Final = (
     Weather("one connection", "joined"),
     Weather("one connection, plain", "plain", kills=True, pipeline=True),
     Weather("side by side", "joined and kept", pool_size=3, max_overflow=5, strict=True),
-    Weather("four threads", "plain", threads=4, pool_size=2),
+    Weather("four threads", "plain", workers=4, pool_size=2),
     Weather(
         "sixteen threads",
         "joined",
-        threads=16,
+        workers=16,
         pool_size=5,
         max_overflow=2,
         kills=True,
@@ -163,6 +172,16 @@ class Worker:
         return session
 
     @property
+    def engine(self) -> Any:
+        """The engine whose connections have no schema."""
+        return self.manager.sync_engine
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether this worker has to let go of a connection before it takes another."""
+        return self.storm.weather.is_tight
+
+    @property
     def other(self) -> str:
         """Another customer that this worker may go to."""
         return self.random.choice([name for name in self.customers if name != self.schema])
@@ -211,7 +230,7 @@ class Worker:
 
     def make_room(self) -> None:
         """End what is open, if another connection might not be had otherwise."""
-        if self.storm.weather.is_tight:
+        if self.is_tight:
             self.end()
 
     # -- steps
@@ -295,7 +314,7 @@ class Worker:
 
     def _may_lose(self) -> bool:
         weather = self.storm.weather
-        return weather.kills and (weather.threads > 1 or self._may_be_lost)
+        return weather.kills and (weather.workers > 1 or self._may_be_lost)
 
 
 class Storm:
@@ -311,7 +330,7 @@ class Storm:
         self.log = Log()
         self.manager = weather.new_manager(dsn)
         self.manager.on_schema_init.connect(customers.prepare_schema)
-        self.driver = self.manager.engine.dialect.driver
+        self.driver = self.manager.url.get_driver_name()
         self.reports_path = watch.is_newest
         self.operations = [found for found in operations if found.is_possible(self)]
         self.seconds = 0.0
@@ -333,7 +352,7 @@ class Storm:
 
     def run(self, steps: int) -> None:
         """Do the steps; raises `StormFailure` with the seed and the last steps."""
-        each = -(-steps // self.weather.threads)
+        each = -(-steps // self.weather.workers)
         started = time.monotonic()
         with self._threads(lambda number: self._work(number, each)):
             pass
@@ -399,7 +418,7 @@ class Storm:
     def _threads(self, work: Callable[[int], None]) -> Iterator[None]:
         threads = [
             threading.Thread(target=self._guarded, args=(work, number), name=f"worker {number}")
-            for number in range(self.weather.threads)
+            for number in range(self.weather.workers)
         ]
         for thread in threads:
             thread.start()
@@ -430,7 +449,28 @@ def sqlstate(error: BaseException) -> str | None:
 
 def execute(session: Session, sql: str, **values: Any) -> Any:
     """Execute textual SQL."""
+    if _is_script(sql) and session.get_bind().dialect.driver == "asyncpg":
+        return _run_script(session.connection(), sql)
     return session.execute(text(sql), values or None)
+
+
+def driver_sql(connection: Any, sql: str) -> Any:
+    """Execute SQL as the driver takes it."""
+    if _is_script(sql) and connection.dialect.driver == "asyncpg":
+        return _run_script(connection, sql)
+    return connection.exec_driver_sql(sql)
+
+
+def _is_script(sql: str) -> bool:
+    return ";" in _DOLLAR_QUOTED.sub("", sql)
+
+
+def _run_script(connection: Any, sql: str) -> list[Any]:
+    """Execute several statements with asyncpg, whose own method alone takes them."""
+    with suppress(exc.DBAPIError):  # the transaction may have failed
+        connection.exec_driver_sql("SELECT 1")  # or no transaction has begun
+    connection.connection.dbapi_connection.run_async(lambda driver: driver.execute(sql))
+    return []
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import DRIVERS
 from tests.storms.customers import Execute, Watch
 from tests.storms.operations import OPERATIONS
-from tests.storms.storm import STEPS, WEATHERS, Storm, Weather
+from tests.storms.storm import ENOUGH_FOR_ALL, STEPS, WEATHERS, Storm, Weather
 
 #: The cursors of a connection that was killed can't be closed.
 pytestmark = [
@@ -27,8 +27,6 @@ pytestmark = [
 ]
 
 SERVERS = 2
-#: With so many steps, each operation has its turn, and succeeds.
-ENOUGH_FOR_ALL = 3000
 
 
 @pytest.fixture(autouse=True)

@@ -122,6 +122,15 @@ def test_traces_of_a_connection_without_schema_are_removed(mgr):
     assert run(mgr, BASEL, "SELECT owner FROM documents") == BASEL
 
 
+def test_a_path_that_a_function_moved_in_secret_is_gone_without_a_schema(mgr):
+    body = "perform set_config('search' || '_path', '\"towns-bern\"', false)"
+    language = "RETURNS void LANGUAGE plpgsql"
+    run(mgr, BERN, f"CREATE FUNCTION move() {language} AS $$ BEGIN {body}; END $$")
+    run(mgr, BERN, "SELECT move()")
+    with mgr.engine.connect() as connection:
+        assert "towns" not in connection.scalar(text("SHOW search_path"))
+
+
 def test_a_clean_connection_is_given_back_without_a_word(mgr):
     statements = []
     event.listen(mgr.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))

@@ -43,7 +43,7 @@ TOWNS = ("towns-bern", "towns_basel", "user", "z" * 63)
 
 RETRYABLE = frozenset({"40001", "40P01"})
 #: A table is not found, or has an enum of another customer's.
-NOT_FOUND = ("42P01", "42804")
+NOT_FOUND = ("42P01", "42804", "42883")
 
 RECENT = text("SELECT owner FROM documents ORDER BY id DESC LIMIT 5")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -307,7 +306,7 @@ async def listen_by_asyncpg(worker: AsyncWorker) -> None:
         check_owner(schema, owner)
 
 
-@operation(1, when=lambda storm: uses_asyncpg(storm) and bool(os.environ.get("STORM_LATE")))
+@operation(1, when=uses_asyncpg)
 async def use_late_statement(worker: AsyncWorker) -> None:
     """A statement that was kept when its connection went back to the pool is of no use."""
     driver, schema = await begun_driver(worker), worker.schema

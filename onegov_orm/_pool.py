@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import AdaptedConnection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, InvalidRequestError, OperationalError
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 from sqlalchemy.pool.base import _ConnectionRecord
 
@@ -103,6 +103,9 @@ class HolderNamingPool:
             raise
         except SQLAlchemyTimeoutError as exc:
             raise PoolExhausted(exc.args[0], self.holders.list()) from exc
+        except InvalidRequestError as exc:
+            # SQLAlchemy gave up: the server closed three in a row as soon as they were open.
+            raise OperationalError(None, None, exc, connection_invalidated=True) from exc
 
 
 class FairPool(HolderNamingPool):

@@ -10,9 +10,10 @@ import pytest
 import sqlalchemy.exc
 import transaction
 from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from onegov_orm import ForeignConnection, PoolExhausted
+from onegov_orm import ForeignConnection, PoolExhausted, _pool
 from tests.models import Base, Document
 from tests.processes import nobody_else_stays
 
@@ -148,3 +149,12 @@ def test_a_forked_child_leaves_the_sockets_to_its_parent(dsn, new_manager):
     assert session.execute(text("SELECT pg_backend_pid()")).scalar() == backend
     transaction.commit()
     assert mgr.session().query(Document).count() == 4
+
+
+def test_a_server_that_closes_each_connection_at_once(plain_dsn, new_manager, monkeypatch):
+    mgr = new_manager(plain_dsn, Base)
+    monkeypatch.setattr(_pool, "_is_readable", lambda connection: True)
+    with pytest.raises(OperationalError, match="connection is closed") as caught:
+        mgr.engine.connect()
+    assert caught.value.connection_invalidated
+    assert mgr.engine.pool.checkedout() == 0

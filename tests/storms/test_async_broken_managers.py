@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from tests.asynchronous import run_tidily
-from tests.conftest import ASYNC_DRIVERS
+from tests.conftest import ASYNC_DRIVERS, Databases
 from tests.storms.async_breakages import ASYNC_BREAKAGES, AsyncBreakage
 from tests.storms.async_operations import ASYNC_OPERATIONS
 from tests.storms.async_storm import AsyncStorm
@@ -27,6 +27,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+#: How many storms a mistake has to show itself in.
+STORMS = 5
 
 
 @pytest.fixture(autouse=True)
@@ -44,18 +48,18 @@ def no_warnings_logged() -> Iterator[None]:
 )
 def test_storm_notices(
     breakage: AsyncBreakage,
-    async_dsn: str,
+    databases: Databases,
     async_driver: str,
     outside: Callable[[str], Execute],
 ) -> None:
     failures: list[StormFailure] = []
 
-    async def main() -> None:
-        watches = partial(_watch, outside, async_dsn)
+    async def main(dsn: str, number: int) -> None:
+        watches = partial(_watch, outside, dsn)
         is_newest = watches().is_newest
-        combination = ASYNC_DRIVERS.index(async_driver) + 2 * is_newest
+        combination = ASYNC_DRIVERS.index(async_driver) + 2 * is_newest + number
         weather = breakage.weather(ASYNC_BREAKAGES.index(breakage) + combination)
-        storm = AsyncStorm(weather, async_dsn, watches, 1, ASYNC_OPERATIONS)
+        storm = AsyncStorm(weather, dsn, watches, number, ASYNC_OPERATIONS)
         try:
             await storm.begin()
             with breakage.made():
@@ -67,8 +71,15 @@ def test_storm_notices(
         found = f"{failures[0]}".partition("\n")[0] if failures else "nothing"
         print(f"{weather.name}: noticed after {storm.log.steps} steps: {found}")
 
-    with suppress(AssertionError):  # what a broken manager leaves behind
-        run_tidily(main)
+    # What a mistake needs to show may not come up in a single storm.
+    for number in range(STORMS):
+        name = databases.create()
+        dsn = databases.server.dsn(name, driver=async_driver.partition("-")[0], tcp=False)
+        with suppress(AssertionError):  # what a broken manager leaves behind
+            run_tidily(partial(main, dsn, number))
+        databases.drop(name)
+        if failures:
+            break
     assert failures, "nothing was noticed"
     assert isinstance(failures[0], breakage.noticed_as)
 

@@ -19,6 +19,7 @@ from onegov_orm.names import SchemaName
 from onegov_orm.transactions import Completion, Hook
 
 H = TypeVar("H", bound=Hook)
+S = TypeVar("S")
 
 
 class ScopedSessions(BaseSessionManager):
@@ -33,6 +34,26 @@ class ScopedSessions(BaseSessionManager):
         self._operations = SchemaOperations(self)
         self._scopes = Scopes(self._new_store)
         _fork.watch(self)
+
+    def bind_session(self, session: S) -> S:
+        """Bind a session of the caller's to the current schema, and return it.
+
+        Raises `ConfigurationError` if the session is in use for another schema.
+        """
+        schema = self._current.require_schema()
+        inner: Any = sync_session(session)
+        bound = inner.info.get("schema", schema)
+        if bound != schema and (inner.in_transaction() or inner.identity_map):
+            raise ConfigurationError(
+                f'the session is in use for the schema "{bound}": close it before it is bound '
+                f'to "{schema}"'
+            )
+        options = self.options_of(schema)
+        outer: Any = session
+        outer.bind = options["bind"]
+        inner.bind = getattr(options["bind"], "sync_engine", options["bind"])
+        inner.info.update(options["info"])
+        return session
 
     def after_commit(self, hook: H) -> H:
         """Run the hook once, after the current transaction is committed; also a decorator.

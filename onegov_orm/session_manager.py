@@ -171,23 +171,6 @@ class SessionManager(ScopedSessions):
             finally:
                 unit.close()
 
-    def bind_session(self, session: Session) -> Session:
-        """Bind a session of the caller's to the current schema, and return it.
-
-        Raises `ConfigurationError` if the session is in use for another schema.
-        """
-        schema = self._current.require_schema()
-        bound = session.info.get("schema", schema)
-        if bound != schema and (session.in_transaction() or session.identity_map):
-            raise ConfigurationError(
-                f'the session is in use for the schema "{bound}": close it before it is bound '
-                f'to "{schema}"'
-            )
-        options = self.options_of(schema)
-        session.bind = options["bind"]
-        session.info.update(options["info"])
-        return session
-
     # -- transactions
 
     def attempts(self, tries: int = 3) -> Iterator[Attempt]:

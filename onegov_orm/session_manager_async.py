@@ -33,7 +33,6 @@ from onegov_orm._session_async import (
 )
 from onegov_orm._tasks import current_task, uninterrupted
 from onegov_orm._units import SessionStore, Unit
-from onegov_orm.errors import ConfigurationError
 from onegov_orm.names import EXTENSIONS_SCHEMA, SHARED_SCHEMA, SchemaName
 from onegov_orm.replicas import ReplicaStatus
 from onegov_orm.typing import DeclarativeBase, IsolationLevel
@@ -159,24 +158,6 @@ class AsyncSessionManager(ScopedSessions):
                 await self._finish(unit, is_successful=False)
                 raise
             await self._finish(unit, is_successful=True)
-
-    def bind_session(self, session: AsyncSession) -> AsyncSession:
-        """Bind a session of the caller's to the current schema, and return it.
-
-        Raises `ConfigurationError` if the session is in use for another schema.
-        """
-        schema = self._current.require_schema()
-        bound = session.info.get("schema", schema)
-        if bound != schema and (session.in_transaction() or session.identity_map):
-            raise ConfigurationError(
-                f'the session is in use for the schema "{bound}": close it before it is bound '
-                f'to "{schema}"'
-            )
-        options = self.options_of(schema)
-        session.bind = options["bind"]
-        session.sync_session.bind = options["bind"].sync_engine
-        session.info.update(options["info"])
-        return session
 
     def attempts(self, tries: int = 3) -> AsyncIterator[AsyncAttempt]:
         """Try a transaction again when it failed for reasons that go away.

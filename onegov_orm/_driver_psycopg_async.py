@@ -119,6 +119,9 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
 
     def __init__(self, pgconn: Any, row_factory: AsyncRowFactory[Any] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
+        self._level: psycopg.IsolationLevel | None = None
+        self._is_read_only: bool | None = None
+        self._is_deferrable: bool | None = None
         self.notice_path()
 
     @classmethod
@@ -243,3 +246,52 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
     async def set_autocommit(self, value: bool) -> None:
         """Make statements commit by themselves, or not."""
         self.want_autocommit(value)
+
+    # psycopg's own methods wait, for nothing. SQLAlchemy calls them when it has just opened the
+    # connection, and a task that is cancelled there would leave it open.
+
+    @property
+    def isolation_level(self) -> psycopg.IsolationLevel | None:
+        """The level of the transactions to come, None for the server's default."""
+        return self._level
+
+    @isolation_level.setter
+    def isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        raise AttributeError("await set_isolation_level(value) instead")
+
+    async def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        """Set the level of the transactions to come."""
+        self._refuse_inside("isolation_level")
+        self._level = None if value is None else psycopg.IsolationLevel(value)
+
+    @property
+    def read_only(self) -> bool | None:
+        """Whether the transactions to come are read-only, None for the server's default."""
+        return self._is_read_only
+
+    @read_only.setter
+    def read_only(self, value: bool | None) -> None:
+        raise AttributeError("await set_read_only(value) instead")
+
+    async def set_read_only(self, value: bool | None) -> None:
+        """Make the transactions to come read-only, or not."""
+        self._refuse_inside("read_only")
+        self._is_read_only = None if value is None else bool(value)
+
+    @property
+    def deferrable(self) -> bool | None:
+        """Whether the transactions to come are deferrable, None for the server's default."""
+        return self._is_deferrable
+
+    @deferrable.setter
+    def deferrable(self, value: bool | None) -> None:
+        raise AttributeError("await set_deferrable(value) instead")
+
+    async def set_deferrable(self, value: bool | None) -> None:
+        """Make the transactions to come deferrable, or not."""
+        self._refuse_inside("deferrable")
+        self._is_deferrable = None if value is None else bool(value)
+
+    def _refuse_inside(self, name: str) -> None:
+        if not self.is_idle:
+            raise psycopg.ProgrammingError(f"{name} can't be changed inside a transaction")

@@ -198,6 +198,7 @@ class Replicas:
         self._launch = launch
         self._turns = itertools.count()
         self._disposals = 0
+        self._disposals = 0
         self._admitted: dict[str, float] = {}
         self.start_anew()
 
@@ -296,7 +297,8 @@ class Replicas:
     def _ask_primary(self) -> LogEnd | None:
         asked_at = time.monotonic()
         try:
-            inserted, flushed, delay, *identity = _answer(self._own.engine, _sql.LOG_END)
+            with self._closed_if_late(self._own):
+                inserted, flushed, delay, *identity = _answer(self._own.engine, _sql.LOG_END)
         except Exception as exc:  # see `connect`
             # The replicas go on as long as they are fresh enough for what they were.
             complaint = _reason(exc)
@@ -309,14 +311,25 @@ class Replicas:
         self._complaint = None
         return LogEnd(asked_at, inserted, flushed, delay, tuple(identity))
 
+    @contextmanager
+    def _closed_if_late(self, own: OwnPool) -> Iterator[None]:
+        """Leave no connection behind that was opened while all were being closed."""
+        disposals = self._disposals
+        try:
+            yield
+        finally:
+            if disposals != self._disposals:
+                own.dispose()
+
     def _ask(self, replica: Replica, log_end: LogEnd) -> None:
         try:
-            row = _answer(
-                replica.own.engine,
-                _sql.REPLAYED,
-                inserted=log_end.inserted,
-                flushed=log_end.flushed,
-            )
+            with self._closed_if_late(replica.own):
+                row = _answer(
+                    replica.own.engine,
+                    _sql.REPLAYED,
+                    inserted=log_end.inserted,
+                    flushed=log_end.flushed,
+                )
         except Exception as exc:  # see `connect`
             replica.went_down(_reason(exc))
             return

@@ -40,6 +40,8 @@ logger = logging.getLogger("onegov_orm.replicas")
 
 #: How old the knowledge may be before it is renewed.
 CHECK_SECONDS: Final = 1.0
+#: A replica that answers no check for so long is left out until it does.
+_SLOW_SECONDS: Final = 1.0
 #: How long a server may take to answer a check.
 ANSWER_SECONDS: Final = 3.0
 #: How long a replica that is down is left alone, at first and at most.
@@ -109,16 +111,16 @@ class OwnPool:
     """Leads to connections that are set up like an engine's, and taken by nobody else."""
 
     def __init__(self, engine: Engine) -> None:
-        self._pool = engine.pool.recreate()
+        self.pool = engine.pool.recreate()
         self.engine = engine.execution_options(route=self)
 
     def connect(self, schema: str | None) -> PoolProxiedConnection:
         """Return a connection."""
-        return self._pool.connect()
+        return self.pool.connect()
 
     def dispose(self) -> None:
         """Close the connections that nobody has; the pool can be used and disposed again."""
-        self._pool.dispose()
+        self.pool.dispose()
 
 
 @dataclass(eq=False)
@@ -161,7 +163,7 @@ class Replica:
     def is_fit(self, now: float, oldest: float) -> bool:
         """Tell whether it is up, answers in time, and has what was committed by then."""
         since = self.check.since
-        is_slow = since is not None and CHECK_SECONDS < now - since < _LOST_SECONDS
+        is_slow = since is not None and _SLOW_SECONDS < now - since < _LOST_SECONDS
         return self.reason is None and self.fresh_as_of > oldest and not is_slow
 
     def has_room(self) -> bool:
@@ -198,7 +200,6 @@ class Replicas:
         self._launch = launch
         self._turns = itertools.count()
         self._disposals = 0
-        self._disposals = 0
         self._admitted: dict[str, float] = {}
         self.start_anew()
 
@@ -225,7 +226,8 @@ class Replicas:
         """
         now = time.monotonic()
         if now - self._checked_at > CHECK_SECONDS:
-            self._start(self._check, self._renew)
+            disposals = self._disposals
+            self._start(self._check, partial(self._renew, disposals), disposals)
         oldest = max(
             now - self._max_lag_seconds,
             self._current.last_write.get(),
@@ -261,12 +263,12 @@ class Replicas:
         for number in range(len(self._replicas)):
             yield self._replicas[(turn + number) % len(self._replicas)]
 
-    def _start(self, turn: Turn, work: Callable[[], Any]) -> None:
-        """Do in the background what nobody does already."""
+    def _start(self, turn: Turn, work: Callable[[], Any], disposals: int) -> None:
+        """Do in the background what nobody does already, unless all was disposed since."""
         if not turn.take():
             return
         try:
-            self._launch(partial(self._run, turn, work, self._disposals))
+            self._launch(partial(self._run, turn, work, disposals))
         except RuntimeError as exc:
             turn.give_back()
             logger.warning("the replicas can't be checked: %s", exc)
@@ -287,18 +289,17 @@ class Replicas:
         for own in (self._own, *(replica.own for replica in self._replicas)):
             own.dispose()
 
-    def _renew(self) -> None:
+    def _renew(self, disposals: int) -> None:
         log_end = self._ask_primary()
         if log_end is not None:
             for replica in self._replicas:
                 if replica.left_alone_until <= log_end.asked_at:
-                    self._start(replica.check, partial(self._ask, replica, log_end))
+                    self._start(replica.check, partial(self._ask, replica, log_end), disposals)
 
     def _ask_primary(self) -> LogEnd | None:
         asked_at = time.monotonic()
         try:
-            with self._closed_if_late(self._own):
-                inserted, flushed, delay, *identity = _answer(self._own.engine, _sql.LOG_END)
+            inserted, flushed, delay, *identity = _answer(self._own.engine, _sql.LOG_END)
         except Exception as exc:  # see `connect`
             # The replicas go on as long as they are fresh enough for what they were.
             complaint = _reason(exc)
@@ -311,25 +312,14 @@ class Replicas:
         self._complaint = None
         return LogEnd(asked_at, inserted, flushed, delay, tuple(identity))
 
-    @contextmanager
-    def _closed_if_late(self, own: OwnPool) -> Iterator[None]:
-        """Leave no connection behind that was opened while all were being closed."""
-        disposals = self._disposals
-        try:
-            yield
-        finally:
-            if disposals != self._disposals:
-                own.dispose()
-
     def _ask(self, replica: Replica, log_end: LogEnd) -> None:
         try:
-            with self._closed_if_late(replica.own):
-                row = _answer(
-                    replica.own.engine,
-                    _sql.REPLAYED,
-                    inserted=log_end.inserted,
-                    flushed=log_end.flushed,
-                )
+            row = _answer(
+                replica.own.engine,
+                _sql.REPLAYED,
+                inserted=log_end.inserted,
+                flushed=log_end.flushed,
+            )
         except Exception as exc:  # see `connect`
             replica.went_down(_reason(exc))
             return

@@ -245,7 +245,7 @@ def test_what_is_down_is_left_alone_for_longer_and_longer(
     answers.replayed["one"] = OSError("gone")
     route.check()
     answers.asked.clear()
-    route._renew()
+    route._renew(0)
     run(launched)
     assert answers.asked == ["primary", "two"]
     pauses = []

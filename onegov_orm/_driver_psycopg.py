@@ -181,6 +181,14 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
             raise
         return self.check(result)
 
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the server; closes the connection if it is interrupted in the middle."""
+        try:
+            return super().wait(gen, *args, **kwargs)
+        except KeyboardInterrupt:
+            self.close_if_stuck()
+            raise
+
     def clean(self) -> None:
         """Make the connection fit for the next customer; an open transaction ends."""
         if self.abandoned or self.closed:

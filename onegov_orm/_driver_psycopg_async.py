@@ -5,6 +5,7 @@ See `_driver_psycopg`; what is decided is the same, and so is what reaches the s
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -175,6 +176,14 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
             self.has_failed()
             raise
         return [self.check(result) for result in results][-1]
+
+    async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the server; closes the connection if it is interrupted in the middle."""
+        try:
+            return await super().wait(gen, *args, **kwargs)
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            self.close_if_stuck()
+            raise
 
     async def clean(self) -> None:
         """Make the connection fit for the next customer; an open transaction ends."""

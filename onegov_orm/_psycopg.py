@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql as psycopg_sql
 
 from onegov_orm._attempts import is_changed_plan
-from onegov_orm._connection import IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
+from onegov_orm._connection import ACTIVE, IDLE, IN_FAILED_TRANSACTION, SchemaState, begin_sql
 from onegov_orm._differences import Differences
 from onegov_orm._prelude import Prelude
 from onegov_orm._statements import Effects
@@ -96,6 +96,15 @@ class PsycopgState(SchemaState):
             self.has_failed()
         self.transactions += 1
         return True
+
+    def close_if_stuck(self) -> None:
+        """Close a connection that is left in the middle of something, such as a COPY.
+
+        psycopg has the server cancel what runs; where that came too late, it would wait for
+        data that nobody sends any more.
+        """
+        if not self.abandoned and self._transaction_status() == ACTIVE:
+            self.pgconn.finish()
 
     def want_autocommit(self, value: bool) -> None:
         """Make statements commit by themselves, or not."""

@@ -226,6 +226,57 @@ async def test_many_rows_and_streams(async_plain_dsn, new_async_manager, way):
 
 @ways
 @in_loop
+async def test_a_copy_of_psycopg(database, databases, new_async_manager, way):
+    """The driver's own calls: SQLAlchemy does not hear of their cancellation."""
+    dsn = databases.server.dsn(database, driver="psycopg", tcp=False)
+    mgr = await settle(new_async_manager(dsn, Base, pool_config=ONE_CONNECTION))
+    book = Book(mgr)
+
+    async def work(number):
+        async with mgr.schema(BERN) as session:
+            raw = await (await session.connection()).get_raw_connection()
+            try:
+                async with raw.driver_connection.cursor() as cursor:
+                    async with cursor.copy("COPY documents (owner) FROM STDIN") as copy:
+                        await copy.write_row(("copied",))
+            finally:
+                await session.rollback()
+
+    await explore(work, way, book.check)
+
+
+@in_loop
+async def test_a_copy_that_began_before_its_cancellation_came(
+    database, databases, new_async_manager, monkeypatch
+):
+    dsn = databases.server.dsn(database, driver="psycopg", tcp=False)
+    mgr = await settle(new_async_manager(dsn, Base, pool_config=ONE_CONNECTION))
+
+    async def come_too_late(connection, **kwargs):
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr("psycopg.AsyncConnection._try_cancel", come_too_late)
+    async with mgr.schema(BERN) as session:
+        raw = await (await session.connection()).get_raw_connection()
+        async with raw.driver_connection.cursor() as cursor:
+            await cursor.execute("SELECT 1")
+
+            async def copy():
+                async with cursor.copy("COPY documents (owner) FROM STDIN"):
+                    raise AssertionError("it was cancelled")
+
+            task = asyncio.create_task(copy())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await session.rollback()
+        assert await where(session) == BERN
+    assert await owners(mgr, BERN) == [BERN]
+
+
+@ways
+@in_loop
 async def test_cleaning_between_customers(async_plain_dsn, new_async_manager, way):
     """What needs a message of its own when the connection is given back."""
     mgr = await settle(new_async_manager(async_plain_dsn, Base, pool_config=ONE_CONNECTION))

@@ -24,7 +24,14 @@ from tests.storms.storm import ENOUGH_FOR_ALL
 #: The cursors of a connection that is lost, or of a task that is cancelled, can't be closed.
 UNCLOSED = "ignore:<onegov_orm._driver_psycopg_async.SchemaAsyncServerCursor:ResourceWarning"
 
-pytestmark = [pytest.mark.storm, pytest.mark.filterwarnings(UNCLOSED)]
+#: SQLAlchemy says so when a cancellation took the connection away from a savepoint.
+DEASSOCIATED = "ignore:nested transaction already deassociated"
+
+pytestmark = [
+    pytest.mark.storm,
+    pytest.mark.filterwarnings(UNCLOSED),
+    pytest.mark.filterwarnings(DEASSOCIATED),
+]
 
 #: Steps of each storm.
 STEPS = int(os.environ.get("ONEGOV_ORM_STORM_STEPS", "5000"))

@@ -292,6 +292,8 @@ class AsyncWorker(Worker):
         await self.finish()
         child = self.child()
         task = asyncio.create_task(child.run_as_child(operation))
+        # The parent may be a child that is cancelled itself, and ask no more.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         await asyncio.wait([task], timeout=self.moment())
         task.cancel()
         await asyncio.wait([task])

@@ -236,9 +236,9 @@ async def test_a_copy_of_psycopg(database, databases, new_async_manager, way):
         async with mgr.schema(BERN) as session:
             raw = await (await session.connection()).get_raw_connection()
             try:
-                async with raw.driver_connection.cursor() as cursor:
-                    async with cursor.copy("COPY documents (owner) FROM STDIN") as copy:
-                        await copy.write_row(("copied",))
+                cursor = raw.driver_connection.cursor()
+                async with cursor, cursor.copy("COPY documents (owner) FROM STDIN") as copy:
+                    await copy.write_row(("copied",))
             finally:
                 await session.rollback()
 

@@ -186,7 +186,7 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
         try:
             return super().wait(gen, *args, **kwargs)
         except KeyboardInterrupt:
-            self.close_if_stuck()
+            self.close_if_stuck(gen)
             raise
 
     def clean(self) -> None:

@@ -182,7 +182,7 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
         try:
             return await super().wait(gen, *args, **kwargs)
         except (asyncio.CancelledError, KeyboardInterrupt):
-            self.close_if_stuck()
+            self.close_if_stuck(gen)
             raise
 
     async def clean(self) -> None:

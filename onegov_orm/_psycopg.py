@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
@@ -97,7 +98,7 @@ class PsycopgState(SchemaState):
         self.transactions += 1
         return True
 
-    def close_if_stuck(self) -> None:
+    def close_if_stuck(self, generator: Any) -> None:
         """Close a connection that is left in the middle of something, such as a COPY.
 
         psycopg has the server cancel what runs; where that came too late, it would wait for
@@ -105,6 +106,9 @@ class PsycopgState(SchemaState):
         """
         if not self.abandoned and self._transaction_status() == ACTIVE:
             self.pgconn.finish()
+            # Ended here, the generator of the wait complains to us; later, to nobody.
+            with suppress(psycopg.Error, RuntimeError):
+                generator.close()
 
     def want_autocommit(self, value: bool) -> None:
         """Make statements commit by themselves, or not."""

@@ -12,6 +12,7 @@ from sqlalchemy import event
 from onegov_orm import _sql
 from onegov_orm._differences import Differences
 from onegov_orm._pool import driver_connection
+from onegov_orm._standing import DEFAULT_MAX_SCHEMAS, Standing
 from onegov_orm.errors import ConfigurationError, UnsupportedDatabase
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ class Kind:
     #: Whether there is a pooler in between, which lends them for a transaction at a time.
     is_external: bool = False
     is_replica: bool = False
+    #: After how many customers a connection is closed.
+    max_schemas: int = DEFAULT_MAX_SCHEMAS
+
+    def __post_init__(self) -> None:
+        if self.max_schemas < 1:
+            raise ConfigurationError(
+                f"max_schemas_per_connection has to be at least 1, not {self.max_schemas}"
+            )
 
 
 class ConnectEvents:
@@ -104,6 +113,7 @@ class ConnectEvents:
         connection, kind = driver_connection(dbapi_connection), self._kind
         info = connection.info
         connection.strict = kind.strict
+        connection.standing = Standing(kind.max_schemas)
         connection.pipelines = self._pipelines(info.host)
         if kind.is_replica:
             connection.cleanse = _sql.STANDBY_CLEANSE

@@ -18,6 +18,7 @@ from typing import Any, Final
 from onegov_orm import _sql
 from onegov_orm._differences import Differences
 from onegov_orm._prelude import Prelude
+from onegov_orm._standing import Standing, refuse_suspended
 from onegov_orm._statements import Effects, effects_of
 from onegov_orm.errors import (
     ForeignConnection,
@@ -66,6 +67,9 @@ class SchemaState:
     #: What a pooler told about the path before the transaction: it may be another connection's,
     #: and holds for this one no sooner than it changes.
     _stale_path: str | None = None
+
+    #: Whom the connection served; each one gets its own while connecting.
+    standing: Standing = Standing()
 
     _last_user: object = NOBODY
     _prelude_due: bool = True
@@ -145,11 +149,16 @@ class SchemaState:
         if self.abandoned:
             raise ForeignConnection
 
-    def has_failed(self) -> None:
-        """Trust nothing that was sent in front of a statement that failed."""
+    def has_failed(self, error: BaseException | None = None) -> None:
+        """Trust nothing that was sent in front of a statement that failed.
+
+        Raises `SchemaSuspended` if the error says so.
+        """
         self._last_user = SOMEBODY
         self._prelude_due = True
         self._is_lasting_current = not self._wants_autocommit and self._lasting_prelude is None
+        if error is not None and self.prelude is not None:
+            refuse_suspended(self.prelude.schema, error)
 
     def due_in_pipeline(self, statement: str) -> Sequence[str]:
         """Return what is due inside a pipeline, where the server's answers come later."""
@@ -244,14 +253,21 @@ class SchemaState:
     def _admission(self) -> list[str]:
         """Return what the first transaction of another customer starts with."""
         user = self.prelude.schema if self.prelude else None
-        if user == self._last_user:
+        is_same = user == self._last_user
+        if is_same and (user is None or self.standing.is_settled):
             return []
-        statements = [] if self._last_user is NOBODY else list(self.cleanse)
+        statements = [] if is_same or self._last_user is NOBODY else list(self.cleanse)
         if self.prelude is not None:
-            statements.extend(self.prelude.admission)
-            self._plan_for(self.prelude.schema)
+            self._admit(self.prelude, statements)
         self._last_user = user
         return statements
+
+    def _admit(self, prelude: Prelude, statements: list[str]) -> None:
+        """Ask whether the customer may be served, and count how many were."""
+        statements.extend(prelude.admission)
+        self._plan_for(prelude.schema)
+        if self.standing.admit(prelude.schema):
+            self._is_spent = True
 
     def _correction(self) -> Sequence[str]:
         prelude = self.prelude
@@ -266,8 +282,7 @@ class SchemaState:
             self._last_user = SOMEBODY
             statements.extend(self.cleanse)
             if prelude is not None:
-                statements.extend(prelude.admission)
-                self._plan_for(prelude.schema)
+                self._admit(prelude, statements)
         # First what holds for the connection, which a COMMIT in a text would bring forth.
         statements.append(_sql.RESET_SEARCH_PATH)
         statements.extend(prelude.renewal if prelude else ())

@@ -38,8 +38,8 @@ class SchemaCursor(extensions.cursor):
         try:
             is_bytes = isinstance(query, bytes)
             super().execute(preamble.encode() + query if is_bytes else preamble + query, vars)
-        except BaseException:
-            connection.has_failed()
+        except BaseException as error:
+            connection.has_failed(error)
             raise
 
     def executemany(self, query: Any, vars_list: Any) -> None:

@@ -47,12 +47,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a schema on the server holds, and what the role may do there."""
+    """What a schema on the server holds, what the role may do there, and its comment."""
 
     exists: bool
     relations: frozenset[str]
     types: frozenset[str]
     can_create: bool = True
+    comment: str | None = None
 
     def has(self, entry: Entry) -> bool:
         """Tell whether what the entry makes is there."""
@@ -223,16 +224,20 @@ def scripts_of(
 
 def inventory_of(row: Any) -> Inventory:
     """Return the inventory from the row that `_sql.INVENTORY` yields."""
-    exists, relations, types, can_create = row
-    return Inventory(exists, frozenset(relations), frozenset(types), bool(can_create))
+    exists, relations, types, can_create, comment = row
+    return Inventory(exists, frozenset(relations), frozenset(types), bool(can_create), comment)
+
+
+def run_script(connection: Connection, statements: Iterable[str]) -> None:
+    """Send several statements at once, none of which takes parameters."""
+    # A semicolon of its own line, since a statement may end in a comment.
+    script = "".join(f"{statement}\n;\n" for statement in statements)
+    if script:
+        connection.exec_driver_sql(_sql.SCRIPT + script, execution_options={"no_parameters": True})
 
 
 def _run(connection: Connection, entries: Sequence[Entry]) -> None:
-    """Send several statements at once, none of which takes parameters."""
-    if entries:
-        # A semicolon of its own line, since a statement may end in a comment.
-        script = "".join(f"{entry.sql}\n;\n" for entry in entries)
-        connection.exec_driver_sql(_sql.SCRIPT + script, execution_options={"no_parameters": True})
+    run_script(connection, (entry.sql for entry in entries))
 
 
 def _lacking(entries: Iterable[Entry], inventory: Inventory, is_first: bool) -> list[Entry]:

@@ -203,8 +203,8 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         self.refuse_if_abandoned()
         try:
             status: str = await self.watched(super().execute(sql, timeout=timeout))
-        except BaseException:
-            self.has_failed()
+        except BaseException as error:
+            self.has_failed(error)
             raise
         return status
 

@@ -159,8 +159,8 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
                 for statement in statements:
                     psycopg.Cursor(self).execute(statement.encode(), prepare=False)
                 yield
-        except BaseException:
-            self.has_failed()
+        except BaseException as error:
+            self.has_failed(error)
             raise
 
     def send(self, sql: str) -> str:
@@ -176,8 +176,8 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
         try:
             with self.lock:
                 result = self.pgconn.exec_(sql.encode())
-        except BaseException:
-            self.has_failed()
+        except BaseException as error:
+            self.has_failed(error)
             raise
         return self.check(result)
 

@@ -64,8 +64,8 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
         cursor = extensions.cursor(self)
         try:
             cursor.execute(sql)
-        except BaseException:
-            self.has_failed()
+        except BaseException as error:
+            self.has_failed(error)
             raise
         return cursor.statusmessage or ""
 

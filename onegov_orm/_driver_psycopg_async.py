@@ -158,8 +158,8 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
                 for statement in statements:
                     await psycopg.AsyncCursor(self).execute(statement.encode(), prepare=False)
                 yield
-        except BaseException:
-            self.has_failed()
+        except BaseException as error:
+            self.has_failed(error)
             raise
 
     async def send(self, sql: str) -> str:
@@ -172,8 +172,8 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
             async with self.lock:
                 self.pgconn.send_query(sql.encode())
                 results = await self.wait(executed(self.pgconn))
-        except BaseException:
-            self.has_failed()
+        except BaseException as error:
+            self.has_failed(error)
             raise
         return [self.check(result) for result in results][-1]
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -26,7 +27,8 @@ from onegov_orm._prelude import Access
 from onegov_orm._readonly import ReadOnlyEvents
 from onegov_orm._search_path import SearchPathEvents
 from onegov_orm._session import SchemaSession
-from onegov_orm._stamp import revision_stamp
+from onegov_orm._stamp import RevisionStamp
+from onegov_orm._standing import DEFAULT_MAX_SCHEMAS
 from onegov_orm.context import Current
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.names import (
@@ -100,10 +102,16 @@ class BaseSessionManager(ManagerContext):
         replicas: Iterable[str | URL] = (),
         max_lag_seconds: float = MAX_LAG_SECONDS,
         trace_connections: bool = False,
+        upgrades: Iterable[str | ModuleType] | None = None,
+        max_schemas_per_connection: int = DEFAULT_MAX_SCHEMAS,
     ) -> None:
         self.url = parse_dsn(dsn, self._is_async)
         #: The database's URL as it was given, password included.
         self.dsn = dsn if isinstance(dsn, str) else dsn.render_as_string(hide_password=False)
+        #: What the engine was made with, for processes and threads that make one like it.
+        self.engine_config = dict(engine_config or {})
+        self.isolation_level = isolation_level
+        self.pooler = pooler
         self.bases: list[DeclarativeBase] = [base]
         self.required_extensions = set(REQUIRED_EXTENSIONS)
         self.signals = Signals(self._wait, self._shell)
@@ -113,10 +121,17 @@ class BaseSessionManager(ManagerContext):
         self.reserved = RESERVED | {extensions_schema, shared_schema} | frozenset(reserved)
         self._current = Current()
         self._announcer = Announcer(self.signals, self._current)
-        self.provisioner = self._new_provisioner(extensions_schema, shared_schema, migrations)
+        self.provisioner = self._new_provisioner(extensions_schema, shared_schema)
+        self._stamp_new_schemas(migrations, upgrades)
         self._holders = Holders(trace_connections)
         self._pool_events = PoolEvents(self._holders)
-        self._kind = Kind(extensions_schema, strict, pipeline, is_external=pooler is not None)
+        self._kind = Kind(
+            extensions_schema,
+            strict,
+            pipeline,
+            is_external=pooler is not None,
+            max_schemas=max_schemas_per_connection,
+        )
         self._identity = IdentityEvents()
         self.listen_to_bases()
         self._keep_session = keep_session
@@ -134,22 +149,26 @@ class BaseSessionManager(ManagerContext):
         self.session_factory = self._make_session_factory(session_config)
         self.register_session(self.session_factory)
 
-    def _new_provisioner(
-        self,
-        extensions_schema: str,
-        shared_schema: str,
-        migrations: str | os.PathLike[str] | None,
-    ) -> Provisioner:
-        provisioner = Provisioner(
+    def _new_provisioner(self, extensions_schema: str, shared_schema: str) -> Provisioner:
+        return Provisioner(
             self.bases,
             self.required_extensions,
             self.signals,
             str(SchemaName(extensions_schema, reserved=())),
             str(SchemaName(shared_schema, reserved=())),
         )
-        if migrations is not None:
-            provisioner.stamps.append(revision_stamp(migrations))
-        return provisioner
+
+    def _stamp_new_schemas(
+        self,
+        migrations: str | os.PathLike[str] | None,
+        upgrades: Iterable[str | ModuleType] | None,
+    ) -> None:
+        """Have new schemas begin at the newest revision, with all upgrade tasks done."""
+        #: The folder of the Alembic environment, and the modules with upgrade tasks.
+        self.migrations = migrations
+        self.upgrades = upgrades if upgrades is None else tuple(upgrades)
+        if self.migrations is not None:
+            self.provisioner.stamps.append(RevisionStamp(self.migrations))
 
     # -- names
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onegov_orm.context import Current, switched_on
 from onegov_orm.signals import Signals
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from blinker import Signal
 
     from onegov_orm.provisioning import Provisioner
+
+SeedT = TypeVar("SeedT", bound=Callable[[Any], Any])
 
 _active: ContextVar[weakref.ref[ManagerContext] | None] = ContextVar("active", default=None)
 
@@ -61,6 +64,15 @@ class ManagerContext:
     def on_hook_error(self) -> Signal:
         """The signal of post-processing that failed."""
         return self.signals.on_hook_error
+
+    def seed(self, function: SeedT) -> SeedT:
+        """Have a function fill each new schema; also as a decorator.
+
+        It gets the connection, in the transaction that makes the schema, before
+        ``on_schema_init``. It can't know the name: a spare schema has none yet.
+        """
+        self.provisioner.seeds.append(function)
+        return function
 
     @property
     def created_schemas(self) -> set[str]:

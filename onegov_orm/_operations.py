@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from onegov_orm.errors import SchemaExists, SchemaNotFound
-from onegov_orm.names import SchemaName
+from onegov_orm._marking import find_mark, mark_as_new, refuse_suspended
+from onegov_orm.errors import SchemaExists
+from onegov_orm.names import SchemaName, hidden_schema
 from onegov_orm.provisioning import create_schema, query_schemas, schema_exists
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class SchemaOperations:
         if create:
             self.ensure(schema)
         elif not self.is_admitted(schema, create):
-            if not self.is_found(schema):
-                raise SchemaNotFound(schema)
+            with self._connected() as connection:
+                refuse_suspended(schema, find_mark(connection, schema))
             self._provisioner.found_schemas.add(schema)
             self._appeared(schema)
 
@@ -59,6 +60,8 @@ class SchemaOperations:
         options = self._provisioner.options(name)
         with self._connected(**options) as connection, connection.begin():
             create_schema(connection, name)
+            if self._manager.is_valid_schema(name):
+                mark_as_new(connection, name, None)
         self._appeared(name)
 
     def create_if_not_exists(self, schema: str, validate: bool) -> None:
@@ -75,6 +78,14 @@ class SchemaOperations:
             with self._connected(**self._provisioner.options(name)) as connection:
                 self._provisioner.ensure(connection, name)
             self._appeared(name)
+
+    def make_spare(self) -> SchemaName:
+        """Make a schema ahead for a new customer, and return its hidden name."""
+        self._manager.listen_to_bases()
+        name = hidden_schema("spare")
+        with self._connected(**self._provisioner.options(name)) as connection:
+            self._provisioner.make_spare(connection, name)
+        return name
 
     def create_required_extensions(self) -> None:
         """Make sure that the required extensions exist."""

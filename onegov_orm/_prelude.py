@@ -8,7 +8,11 @@ from enum import Enum
 from functools import cached_property, lru_cache
 
 from onegov_orm import _sql
+from onegov_orm.marks import State, state_prefix
 from onegov_orm.names import EXTENSIONS_SCHEMA, SchemaName
+
+#: How the comment of a schema begins whose sessions are refused.
+_SUSPENDED = state_prefix(State.SUSPENDED)
 
 _BARE_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
 
@@ -26,8 +30,9 @@ class Prelude:
     """What a transaction has to be told before its first statement.
 
     All of it is local to the transaction, so that the server itself forgets it at the end.
-    ``must_exist`` makes the server refuse a connection's first transaction in a schema that
-    is not there. ``settings`` are names and values of more of the server's settings.
+    ``must_exist`` makes the server refuse a schema that is not there, or is suspended, when a
+    connection comes to it and every few seconds. ``settings`` are names and values of more of
+    the server's settings.
     ``is_read_only`` makes the server refuse to write; ``is_deferrable`` makes it wait for a
     serializable snapshot that needs no watching, for long reports.
     """
@@ -70,7 +75,7 @@ class Prelude:
     @cached_property
     def admission(self) -> tuple[str, ...]:
         """What a connection that comes from another schema has to pass."""
-        return (_sql.require_schema(self.schema),) if self.must_exist else ()
+        return (_sql.require_schema(self.schema, _SUSPENDED),) if self.must_exist else ()
 
     @cached_property
     def reported(self) -> str:

@@ -121,8 +121,8 @@ class PsycopgState(SchemaState):
     def check(self, result: Any) -> str:
         """Return the server's status message; raises the error that it sent."""
         if result.status not in SUCCESSES:
-            self.has_failed()
             error = psycopg.errors.error_from_result(result, encoding=self.info.encoding)
+            self.has_failed(error)
             if self.pgconn.status == psycopg.pq.ConnStatus.BAD and error.sqlstate is None:
                 # That there is no server any more is told by libpq, not by the server.
                 raise psycopg.OperationalError(str(error))

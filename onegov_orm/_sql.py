@@ -74,11 +74,27 @@ LIST_SCHEMAS: Final = """
     ORDER BY nspname
 """
 
+#: The comment of a schema; no row if there is no such schema.
+SCHEMA_COMMENT: Final = """
+    SELECT pg_catalog.obj_description(oid, 'pg_namespace')
+    FROM pg_catalog.pg_namespace WHERE nspname = CAST(:schema AS text)
+"""
+
 SCHEMA_EXISTS: Final = """
     SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = CAST(:schema AS text))
 """
 
 LOCK: Final = "SELECT pg_catalog.pg_advisory_xact_lock(:key)"
+
+TRY_LOCK: Final = "SELECT pg_catalog.pg_try_advisory_xact_lock(hashtextextended(:name, 0))"
+
+#: The schemas made ahead that this role can rename, and their comments.
+SPARES: Final = """
+    SELECT CAST(nspname AS text), pg_catalog.obj_description(oid, 'pg_namespace')
+    FROM pg_catalog.pg_namespace
+    WHERE starts_with(nspname, 'spare:') AND pg_catalog.pg_has_role(nspowner, 'USAGE')
+    ORDER BY nspname
+"""
 
 #: One row per required extension: its name, the schema it lives in (null: not created),
 #: whether the server could create it, whether the role may use that schema, and whether it
@@ -98,7 +114,7 @@ EXTENSIONS: Final = """
 """
 
 #: One row: whether the schema exists; what it holds, as two arrays: relations (tables, views,
-#: indexes, sequences) and types; whether the role may use it and create things there.
+#: indexes, sequences) and types; whether the role may use it and create things there; its comment.
 INVENTORY: Final = """
     SELECT
         namespace.oid IS NOT NULL,
@@ -107,7 +123,8 @@ INVENTORY: Final = """
         ARRAY(SELECT CAST(typname AS text) FROM pg_catalog.pg_type
               WHERE typnamespace = namespace.oid AND typtype IN ('e', 'd')),
         pg_catalog.has_schema_privilege(namespace.oid, 'USAGE')
-        AND pg_catalog.has_schema_privilege(namespace.oid, 'CREATE')
+        AND pg_catalog.has_schema_privilege(namespace.oid, 'CREATE'),
+        pg_catalog.obj_description(namespace.oid, 'pg_namespace')
     FROM (VALUES (CAST(:schema AS text))) AS wanted(name)
     LEFT JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = wanted.name
 """
@@ -163,9 +180,17 @@ def external_opening(extensions_schema: str, idle_timeout: str) -> tuple[str, ..
     )
 
 
-def require_schema(schema: str) -> str:
-    """Fail on the server unless the schema exists."""
-    return f"SELECT {quote_literal(quote_identifier(schema))}::pg_catalog.regnamespace"
+def require_schema(schema: str, refused: str) -> str:
+    """Fail on the server unless the schema exists, and its comment does not begin so.
+
+    The comment is what the error of such a schema is about.
+    """
+    quoted, prefix = quote_literal(quote_identifier(schema)), quote_literal(refused)
+    described = f"pg_catalog.obj_description({quoted}::pg_catalog.regnamespace, 'pg_namespace')"
+    is_refused = f"pg_catalog.starts_with(comment, {prefix})"
+    refusal = f"CASE WHEN {is_refused} THEN CAST(comment AS pg_catalog.int4) END"
+    # All parts are quoted above.
+    return f"SELECT {refusal} FROM {described} AS described(comment)"  # noqa: S608
 
 
 def begin(isolation_level: str | None, read_only: bool | None, deferrable: bool | None) -> str:
@@ -188,6 +213,16 @@ def create_schema(schema: str) -> str:
 def create_schema_if_not_exists(schema: str) -> str:
     """Create a schema unless it exists."""
     return f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}"
+
+
+def comment_on_schema(schema: str, comment: str) -> str:
+    """Set the comment of a schema."""
+    return f"COMMENT ON SCHEMA {quote_identifier(schema)} IS {quote_literal(comment)}"
+
+
+def rename_schema(schema: str, to: str) -> str:
+    """Rename a schema."""
+    return f"ALTER SCHEMA {quote_identifier(schema)} RENAME TO {quote_identifier(to)}"
 
 
 def create_extension(extension: str, schema: str) -> str:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from onegov_orm.names import SchemaName
-    from onegov_orm.provisioning import Stamp
 
 #: Alembic's own table, as Alembic makes it.
 _VERSIONS: Final = Table(
@@ -23,23 +22,32 @@ _VERSIONS: Final = Table(
 )
 
 
-def revision_stamp(migrations: str | os.PathLike[str]) -> Stamp:
-    """Return what stamps a new schema with the heads of an Alembic environment.
+class RevisionStamp:
+    """Stamps a new schema with the heads of an Alembic environment.
 
     Alembic is loaded, and its scripts are read, when the first schema is made.
     """
-    heads: list[str] | None = None
 
-    def stamp(connection: Connection, schema: SchemaName) -> None:
-        nonlocal heads
-        if heads is None:
-            heads = _read_heads(migrations)
+    def __init__(self, migrations: str | os.PathLike[str]) -> None:
+        self._migrations = migrations
+        self._known_heads: list[str] | None = None
+
+    def __call__(self, connection: Connection, schema: SchemaName) -> None:
+        """Write the heads into Alembic's table."""
         connection.execute(CreateTable(_VERSIONS, if_not_exists=True))
         connection.execute(_VERSIONS.delete())
-        if heads:
-            connection.execute(_VERSIONS.insert(), [{"version_num": head} for head in heads])
+        if self._heads:
+            connection.execute(_VERSIONS.insert(), [{"version_num": head} for head in self._heads])
 
-    return stamp
+    def identity(self) -> str:
+        """Return the heads."""
+        return " ".join(sorted(self._heads))
+
+    @property
+    def _heads(self) -> list[str]:
+        if self._known_heads is None:
+            self._known_heads = _read_heads(self._migrations)
+        return self._known_heads
 
 
 def _read_heads(migrations: str | os.PathLike[str]) -> list[str]:

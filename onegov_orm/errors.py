@@ -8,6 +8,9 @@
     ├── NoCurrentSchema (LookupError)
     ├── SchemaNotFound (LookupError)
     ├── SchemaExists
+    ├── SchemaSuspended
+    ├── ForeignSchema
+    ├── MigrationError
     ├── UnsupportedDatabase
     ├── ExtensionUnavailable
     ├── ExtensionMisplaced
@@ -18,6 +21,7 @@
     ├── ReadOnlySession
     ├── PoolerRestriction
     ├── BulkChangeNotSupported
+    ├── UpgradeFailed
     └── PoolExhausted (sqlalchemy.exc.TimeoutError)
 
 An error carries its data as attributes, and its message says how to mend it.
@@ -88,6 +92,32 @@ class SchemaExists(OrmError):
             f'the schema "{schema}" exists already: '
             "use create_schema_if_not_exists() if that is fine"
         )
+
+
+class SchemaSuspended(OrmError):
+    """The customer is suspended: its sessions are refused until it is resumed."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        super().__init__(
+            f'the schema "{schema}" is suspended, and its sessions are refused: '
+            f"resume it with Fleet.resume() or `onegov-orm resume {schema}`"
+        )
+
+
+class ForeignSchema(OrmError):
+    """The schema was not made by this library, and is left alone."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        super().__init__(
+            f'the schema "{schema}" carries no mark of onegov_orm, and is left alone: if it is '
+            f"a customer's, adopt it with Fleet.adopt() or `onegov-orm adopt {schema}`"
+        )
+
+
+class MigrationError(OrmError):
+    """The migrations can't be run as asked for; nothing was touched."""
 
 
 class UnsupportedDatabase(OrmError):
@@ -179,6 +209,16 @@ class PoolerRestriction(OrmError):
 
 class BulkChangeNotSupported(OrmError):
     """The rows that a bulk change touches can't be announced to the subscribers."""
+
+
+class UpgradeFailed(OrmError):
+    """An upgrade task failed, and its schema is as it was before."""
+
+    def __init__(self, task: str, reason: str, sqlstate: str | None = None) -> None:
+        self.task = task
+        #: That of the server's error, which tells whether trying again may help.
+        self.sqlstate = sqlstate
+        super().__init__(f'the upgrade task "{task}" failed: {reason}')
 
 
 class PoolExhausted(OrmError, SQLAlchemyTimeoutError):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from onegov_orm.errors import InvalidSchemaName
 
@@ -17,6 +18,10 @@ SHARED_SCHEMA: Final = "shared"
 
 #: Names that no customer can have.
 RESERVED: Final = frozenset({"information_schema", "public", EXTENSIONS_SCHEMA, SHARED_SCHEMA})
+
+#: What the names of schemas begin with that no customer uses: dropped ones that can come back,
+#: ones made ahead for new customers, and ones made for a moment.
+HiddenKind = Literal["trash", "spare", "scratch"]
 
 _CHARACTERS = re.compile(r"[a-z0-9_-]+")
 
@@ -35,6 +40,8 @@ class SchemaName(str):
         if type(name) is cls:
             if name in reserved:
                 raise InvalidSchemaName(name, "it is reserved")
+            if ":" in name:
+                raise InvalidSchemaName(name, "it is the name of a hidden schema")
             return name
         rule = broken_rule(name, reserved)
         if rule is not None:
@@ -46,8 +53,8 @@ class SchemaName(str):
         """The part before the first ``-``: ``towns`` of ``towns-bern``."""
         return self.partition("-")[0]
 
-    def __getnewargs__(self) -> tuple[str, frozenset[str]]:  # type: ignore[override]
-        return str(self), frozenset()
+    def __reduce__(self) -> Any:
+        return found_schema, (str(self),)
 
 
 def broken_rule(name: object, reserved: Collection[str] = RESERVED) -> str | None:
@@ -72,6 +79,24 @@ def broken_rule(name: object, reserved: Collection[str] = RESERVED) -> str | Non
     return None
 
 
+def hidden_schema(kind: HiddenKind, token: str | None = None) -> SchemaName:
+    """Return a name that no customer can have, such as ``trash:3f9a61c2d4e8b705``.
+
+    A new token is made up unless one is given. The colon is what no customer's name has.
+    """
+    token = secrets.token_hex(8) if token is None else token
+    if kind not in get_args(HiddenKind) or _CHARACTERS.fullmatch(token) is None:
+        raise InvalidSchemaName(f"{kind}:{token}", "it is not the name of a hidden schema")
+    return str.__new__(SchemaName, f"{kind}:{token}")
+
+
+def hidden_kind(name: str) -> str | None:
+    """Return what kind of hidden schema has this name, None if it is no such name."""
+    kind, colon, token = name.partition(":")
+    is_hidden = colon and kind in get_args(HiddenKind) and _CHARACTERS.fullmatch(token)
+    return kind if is_hidden else None
+
+
 def _plain(text: Any) -> str:
     """Return the characters of a text; a subclass, such as an enum, may show others."""
     return str.__str__(text)
@@ -81,3 +106,13 @@ def _plain(text: Any) -> str:
 def parsed(name: str, reserved: frozenset[str]) -> SchemaName:
     """Return a name that may have been parsed before; raises `InvalidSchemaName`."""
     return SchemaName(name, reserved)
+
+
+def found_schema(name: str) -> SchemaName:
+    """Return the name of a schema that was made before: a customer's, or a hidden one.
+
+    Raises `InvalidSchemaName` for a name that this library gives to none.
+    """
+    if hidden_kind(name):
+        return str.__new__(SchemaName, name)
+    return SchemaName(name, reserved=())

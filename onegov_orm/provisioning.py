@@ -11,13 +11,15 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import MetaData, text
 from sqlalchemy.exc import DBAPIError
 
 from onegov_orm import _sql
 from onegov_orm._ddl import Inventory, Script, inventory_of, scripts_of
+from onegov_orm._marking import mark_as_new, refuse_suspended, take_spare, write_mark
 from onegov_orm._pool import driver_connection
 from onegov_orm._prelude import Prelude
 from onegov_orm.errors import (
@@ -26,6 +28,7 @@ from onegov_orm.errors import (
     PermissionDenied,
     SchemaExists,
 )
+from onegov_orm.marks import Mark, State
 from onegov_orm.names import RESERVED, SchemaName, broken_rule
 
 if TYPE_CHECKING:
@@ -53,7 +56,15 @@ _PACKAGES: Final = {
 #: because it wrote to a shared table, would otherwise wait for itself forever.
 _LOCK_TIMEOUT: Final = "60s"
 
-Stamp = Callable[["Connection", SchemaName], None]
+
+class Stamp(Protocol):
+    """Notes in a new schema that it is up to date."""
+
+    def __call__(self, connection: Connection, schema: SchemaName) -> None:
+        """Write it."""
+
+    def identity(self) -> str:
+        """Return what would be written by now."""
 
 
 class Plan:
@@ -68,6 +79,11 @@ class Plan:
         self.shared_scripts = scripts_of(metadatas, shared_schema, [None], dialect)
         #: Whether this process made sure of the shared tables already.
         self.is_shared_made = not any(script.entries for script in self.shared_scripts)
+
+    @property
+    def text(self) -> str:
+        """All statements that make a customer's schema."""
+        return "\n".join(entry.sql for script in self.scripts for entry in script.entries)
 
     def is_complete_in(self, inventory: Inventory) -> bool:
         """Tell whether a customer's schema holds everything."""
@@ -97,6 +113,8 @@ class Provisioner:
         self.shared_schema = shared_schema
         #: Called for a new schema in the end, to note that it is up to date.
         self.stamps: list[Stamp] = []
+        #: Fill a new schema with what does not depend on its name.
+        self.seeds: list[Callable[[Any], Any]] = []
         self.created_schemas: set[str] = set()
         #: Schemas that exist, whether they are complete or not.
         self.found_schemas: set[str] = set()
@@ -155,19 +173,66 @@ class Provisioner:
             plan = self._plan = Plan(self.bases, self.shared_schema, dialect)
         return plan
 
+    def make_spare(self, connection: Connection, schema: SchemaName) -> None:
+        """Make a schema ahead, which a new customer gets by a new name."""
+        plan = self._current_plan(connection.dialect)
+        with connection.begin():
+            self._ensure_extensions(connection, set(self.required_extensions))
+            if not plan.is_shared_made:
+                self._ensure_shared(connection, plan.shared_scripts)
+            _make(connection, schema, _inventory(connection, schema), plan.scripts)
+            self._seed(connection)
+            self._stamp(connection, schema)
+            made_of = self._make_of(plan)
+            write_mark(connection, schema, Mark.new(State.SPARE, made_of=made_of))
+
+    def make_of_spares(self, dialect: Dialect) -> str:
+        """Return what spares have to be made of by now, as `Mark.made_of` has it."""
+        return self._make_of(self._current_plan(dialect))
+
     def _ensure_complete(self, connection: Connection, schema: SchemaName, plan: Plan) -> None:
-        if plan.is_complete_in(_inventory(connection, schema)):
+        if self._is_complete(connection, schema, plan):
             return
         lock(connection, f"schema {schema}")
+        if not self._is_complete(connection, schema, plan):
+            self._complete(connection, schema, plan)
+
+    def _is_complete(self, connection: Connection, schema: SchemaName, plan: Plan) -> bool:
         inventory = _inventory(connection, schema)
-        if plan.is_complete_in(inventory):
+        refuse_suspended(schema, Mark.parse(inventory.comment))
+        return plan.is_complete_in(inventory)
+
+    def _complete(self, connection: Connection, schema: SchemaName, plan: Plan) -> None:
+        inventory = _inventory(connection, schema)
+        is_new = plan.is_new_in(inventory)
+        is_spare = not inventory.exists and take_spare(
+            connection, schema, partial(self._make_of, plan)
+        )
+        if not is_spare:
+            _make(connection, schema, inventory, plan.scripts)
+        if not is_new:
             return
-        _make(connection, schema, inventory, plan.scripts)
-        if plan.is_new_in(inventory):
-            signals = self._signals
-            signals.send(signals.on_schema_init, schema, connection=connection)
-            for stamp in self.stamps:
-                stamp(connection, schema)
+        if not is_spare:
+            self._seed(connection)
+        self._signals.send(self._signals.on_schema_init, schema, connection=connection)
+        if not is_spare:
+            self._stamp(connection, schema)
+            mark_as_new(connection, schema, inventory.comment)
+
+    def _seed(self, connection: Connection) -> None:
+        for seed in self.seeds:
+            self._signals.run(seed, connection)
+
+    def _stamp(self, connection: Connection, schema: SchemaName) -> None:
+        for stamp in self.stamps:
+            stamp(connection, schema)
+
+    def _make_of(self, plan: Plan) -> str:
+        """Return a digest of all that goes into a new schema besides its name."""
+        parts = [plan.text, *sorted(self.required_extensions)]
+        parts += [f"{seed.__module__}.{seed.__qualname__}" for seed in self.seeds]
+        parts += [stamp.identity() for stamp in self.stamps]
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     def _ensure_shared(self, connection: Connection, scripts: Sequence[Script]) -> None:
         schema = self.shared_schema

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import iscoroutine, iscoroutinefunction
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import transaction as zope_transaction
@@ -14,6 +15,7 @@ from transaction import TransactionManager
 from onegov_orm._engine import DEFAULT_ISOLATION_LEVEL
 from onegov_orm._manager import MAX_LAG_SECONDS
 from onegov_orm._scoped import ScopedSessions, access_of
+from onegov_orm._standing import DEFAULT_MAX_SCHEMAS
 from onegov_orm._tasks import current_task
 from onegov_orm._units import own_transactions
 from onegov_orm.errors import ConfigurationError
@@ -63,6 +65,10 @@ class SessionManager(ScopedSessions):
     :param max_lag_seconds: how old the data of a replica may be, in seconds.
     :param trace_connections: note where in the program each connection was taken, for the
         message of `PoolExhausted`; it costs some 10 microseconds per transaction.
+    :param upgrades: modules with upgrade tasks, or their names; None: those of the entry
+        point ``onegov_upgrades``. A new schema starts with all of them done.
+    :param max_schemas_per_connection: after so many customers a connection is closed, for
+        what the server's process keeps of each, some 0.4 MB.
 
     Raises `ConfigurationError` and `UnsupportedDatabase`. Nothing is connected yet.
     """
@@ -88,6 +94,8 @@ class SessionManager(ScopedSessions):
         replicas: Iterable[str | URL] = (),
         max_lag_seconds: float = MAX_LAG_SECONDS,
         trace_connections: bool = False,
+        upgrades: Iterable[str | ModuleType] | None = None,
+        max_schemas_per_connection: int = DEFAULT_MAX_SCHEMAS,
     ) -> None:
         super().__init__(
             dsn,
@@ -108,6 +116,8 @@ class SessionManager(ScopedSessions):
             replicas=replicas,
             max_lag_seconds=max_lag_seconds,
             trace_connections=trace_connections,
+            upgrades=upgrades,
+            max_schemas_per_connection=max_schemas_per_connection,
         )
         self.engine: Engine = self.sync_engine
         self._begin_scopes()

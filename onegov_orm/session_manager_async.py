@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,6 +32,7 @@ from onegov_orm._session_async import (
     shell_of,
     synchronous,
 )
+from onegov_orm._standing import DEFAULT_MAX_SCHEMAS
 from onegov_orm._tasks import current_task, uninterrupted
 from onegov_orm._units import SessionStore, Unit
 from onegov_orm.names import EXTENSIONS_SCHEMA, SHARED_SCHEMA, SchemaName
@@ -83,6 +85,8 @@ class AsyncSessionManager(ScopedSessions):
         replicas: Iterable[str | URL] = (),
         max_lag_seconds: float = MAX_LAG_SECONDS,
         trace_connections: bool = False,
+        upgrades: Iterable[str | ModuleType] | None = None,
+        max_schemas_per_connection: int = DEFAULT_MAX_SCHEMAS,
     ) -> None:
         self._background = Background()
         super().__init__(
@@ -102,6 +106,8 @@ class AsyncSessionManager(ScopedSessions):
             replicas=replicas,
             max_lag_seconds=max_lag_seconds,
             trace_connections=trace_connections,
+            upgrades=upgrades,
+            max_schemas_per_connection=max_schemas_per_connection,
         )
         self.engine: AsyncEngine = async_engine(self.sync_engine)
         self._begin_scopes()

@@ -57,7 +57,13 @@ class Signals:
         """
         if iscoroutinefunction(receiver):
             kwargs = {name: self.shell(value) for name, value in kwargs.items()}
-        result = receiver(schema, **kwargs)
+        self._finish(receiver(schema, **kwargs))
+
+    def run(self, function: Callable[[Any], Any], value: Any) -> None:
+        """Call a function of one value, in the same way."""
+        self._finish(function(self.shell(value) if iscoroutinefunction(function) else value))
+
+    def _finish(self, result: Any) -> None:
         if isawaitable(result):
             self.wait(result)
 

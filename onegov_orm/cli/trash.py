@@ -1,0 +1,200 @@
+"""Commands about what was dropped: ``drop``, ``trash``, ``undo``, ``purge``."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onegov_orm.cli._command import command
+from onegov_orm.cli._exits import Exit, Problem
+from onegov_orm.cli._invocation import Invocation
+from onegov_orm.cli._options import Filters, SchemasArgument, YesOption
+from onegov_orm.cli._output import Column, count_text, moment_text, size_text
+from onegov_orm.cli._panels import TRASH
+from onegov_orm.cli._progress import new_progress
+from onegov_orm.cli._running import attend, chosen, show_report
+from onegov_orm.cli._single import each
+
+if TYPE_CHECKING:
+    from onegov_orm.fleet import Fleet
+
+_COLUMNS = (
+    Column("schema", is_name=True),
+    Column("dropped", is_name=True),
+    Column("size", "right"),
+    Column("in the trash as", is_name=True),
+)
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    command(
+        app,
+        "drop",
+        TRASH,
+        examples=("towns-bern", "'demo-*' --yes", "towns-bern --purge"),
+    )(drop)
+    command(app, "trash", TRASH, examples=("", "--json"), exits=(Exit.OK,))(trash)
+    command(
+        app,
+        "undo",
+        TRASH,
+        examples=("towns-bern", "towns-bern --to towns-bern-old"),
+        exits=(Exit.OK, Exit.FAILED, Exit.NOT_FOUND, Exit.EXISTS),
+    )(undo)
+    command(
+        app,
+        "purge",
+        TRASH,
+        examples=("towns-bern", "--older-than 30d --yes", "--all"),
+    )(purge)
+
+
+def drop(
+    invocation: Invocation,
+    schemas: SchemasArgument,
+    is_final: Annotated[
+        bool, typer.Option("--purge", help="Destroy it at once, without a way back.")
+    ] = False,
+    yes: YesOption = False,
+) -> Exit:
+    """Put customers into the trash: they are gone at once, and `undo` brings them back.
+
+    In the trash a schema keeps all its data, until `purge`. --purge destroys it right away; it
+    asks first and says what will be lost, and so does a pattern that means several schemas.
+    """
+    fleet = invocation.fleet()
+    names = chosen(invocation, Filters(), schemas) or []
+    if is_final:
+        invocation.confirm(f"Destroy for good: {_told(fleet, names)}?", yes)
+    elif names != list(dict.fromkeys(schemas)):
+        invocation.confirm(f"Drop into the trash: {_told(fleet, names)}?", yes)
+
+    def function(name: str) -> Any:
+        place = fleet.drop(name, purge=is_final)
+        return "" if is_final else f'in the trash as "{place}"'
+
+    exit_code = each(invocation, "Dropping", "Dropped", names, function)
+    if not is_final and exit_code is Exit.OK:
+        for name in names:
+            invocation.output.note(f"Bring it back with: onegov-orm undo {name}", "dim")
+    return exit_code
+
+
+def trash(invocation: Invocation) -> None:
+    """Show what is in the trash, the newest first."""
+    fleet = invocation.fleet()
+    found = attend(invocation, "Looking", fleet.trash)
+    output = invocation.output
+
+    def tell() -> None:
+        if not found:
+            output.say("The trash is empty.")
+            return
+        output.table(
+            _COLUMNS,
+            [
+                [
+                    each_.name,
+                    moment_text(each_.dropped),
+                    size_text(each_.size_bytes),
+                    str(each_.schema),
+                ]
+                for each_ in found
+            ],
+        )
+
+    output.show([each_.as_dict() for each_ in found], tell)
+
+
+def undo(
+    invocation: Invocation,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Its name, or the one in the trash.", show_default=False
+        ),
+    ],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="NEW", help="Bring it back under this name.")
+    ] = None,
+) -> None:
+    """Bring a customer back out of the trash, with all data.
+
+    Of several that were dropped under this name, it is the one that was dropped last. If
+    its name is taken by now, --to gives another one.
+    """
+    fleet = invocation.fleet()
+    schema = attend(invocation, f"Bringing back {name}", lambda: fleet.undo(name, to=to))
+    output = invocation.output
+    output.show({"schema": str(schema)}, lambda: output.say(f"{schema} is back"))
+
+
+def purge(
+    invocation: Invocation,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", help="Names, or those in the trash.", show_default=False
+        ),
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="Dropped so long ago: 12h, 30d, 8w."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that is in the trash.")] = False,
+    yes: YesOption = False,
+) -> Exit:
+    """Destroy what is in the trash, for good.
+
+    It asks first, and says what will be lost. Large schemas are dropped in batches that the
+    server has locks for; an interrupted purge is ended by the next one.
+    """
+    if not (names or older_than or everything):
+        raise Problem("which ones?", hint="Name them, or use --older-than 30d, or --all.")
+    age = None if older_than is None else _age(older_than)
+    fleet = invocation.fleet()
+    doomed = _doomed(fleet, names, age)
+    output = invocation.output
+    if doomed:
+        size = size_text(sum(each_.size_bytes for each_ in doomed))
+        told = ", ".join(each_.name for each_ in doomed[:10])
+        more = f" and {len(doomed) - 10} more" if len(doomed) > 10 else ""
+        count = count_text(len(doomed), "schema")
+        invocation.confirm(f"Destroy for good: {told}{more} ({count}, {size})?", yes)
+    progress = new_progress(output, "Purging")
+    places = [str(each_.schema) for each_ in doomed]
+    try:
+        report = attend(
+            invocation, "Purging", lambda: fleet.purge(places, on_result=progress)
+        )
+    finally:
+        progress.close()
+    show_report(output, report)
+    return Exit.OK if report.is_ok else Exit.FAILED
+
+
+def _told(fleet: Fleet, names: list[str]) -> str:
+    """Return what will be lost: names, size and rows."""
+    overviews = fleet.overview(names=names)
+    told = [
+        f"{overview.schema} ({size_text(overview.size_bytes)}, "
+        f"{count_text(overview.tables, 'table')}, about {overview.rows_estimate:,} rows)"
+        for overview in overviews[:10]
+    ]
+    if len(overviews) > 10:
+        size = size_text(sum(overview.size_bytes for overview in overviews))
+        told.append(f"and {len(overviews) - 10} more ({size} in all)")
+    return ", ".join(told)
+
+
+def _age(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d+)\s*([smhdw])", text.strip())
+    if found is None:
+        raise Problem(f'"{text}" is not an age', hint="An age looks like 12h, 30d or 8w.")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -5,6 +5,9 @@ VENV = .venv
 PYTEST_FLAGS = -n 2 --dist worksteal
 BENCH_FLAGS =
 
+# What is about texts, servers and poolers is the same with each version of SQLAlchemy.
+NOT_OF_SQLALCHEMY = embedded wire read_only pooler pooler_restrictions test_servers
+
 export VENV
 
 .DEFAULT_GOAL := help
@@ -28,8 +31,8 @@ test-quick: ## Run the tests that take no more than a moment each
 test-sqlalchemy20: ## Run what depends on SQLAlchemy on the oldest that is supported
 	@VENV=$(VENV)-sqlalchemy20 tools/venv test 'SQLAlchemy==2.0.40'
 	@$(VENV)-sqlalchemy20/bin/python -m pytest -m 'not slow' -k 'not older' \
-		--ignore tests/integration/test_embedded.py --ignore tests/integration/test_wire.py \
-		$(PYTEST_FLAGS) tests/integration
+		$(addprefix --ignore tests/integration/test_,$(addsuffix .py,$(NOT_OF_SQLALCHEMY))) \
+		$(PYTEST_FLAGS) tests/integration tests/fleet
 
 bench: ## Measure against bare SQLAlchemy and others; see benchmarks/
 	@tools/venv bench

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ForeignConnection,
         ForeignSchema,
         InvalidSchemaName,
+        MigrationError,
         NoCurrentSchema,
         OrmError,
         PermissionDenied,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         SchemaSuspended,
         SearchPathMoved,
         UnsupportedDatabase,
+        UpgradeFailed,
     )
     from onegov_orm.names import SchemaName
     from onegov_orm.provisioning import query_schemas
@@ -47,6 +49,7 @@ __all__ = [
     "ForeignSchema",
     "InvalidSchemaName",
     "Kind",
+    "MigrationError",
     "NoCurrentSchema",
     "OrmError",
     "PermissionDenied",
@@ -80,6 +83,7 @@ _HOMES: Final = {
     "ForeignConnection": "errors",
     "ForeignSchema": "errors",
     "InvalidSchemaName": "errors",
+    "MigrationError": "errors",
     "Kind": "changes",
     "NoCurrentSchema": "errors",
     "OrmError": "errors",
@@ -95,6 +99,7 @@ _HOMES: Final = {
     "SearchPathMoved": "errors",
     "SessionManager": "session_manager",
     "UnsupportedDatabase": "errors",
+    "UpgradeFailed": "errors",
     "query_schemas": "provisioning",
 }
 

@@ -51,6 +51,8 @@ class Kind:
     is_replica: bool = False
     #: After how many customers a connection is closed.
     max_schemas: int = DEFAULT_MAX_SCHEMAS
+    #: Is told of schemas that are not there any more.
+    forget: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         if self.max_schemas < 1:
@@ -113,7 +115,7 @@ class ConnectEvents:
         connection, kind = driver_connection(dbapi_connection), self._kind
         info = connection.info
         connection.strict = kind.strict
-        connection.standing = Standing(kind.max_schemas)
+        connection.standing = Standing(kind.max_schemas, kind.forget)
         connection.pipelines = self._pipelines(info.host)
         if kind.is_replica:
             connection.cleanse = _sql.STANDBY_CLEANSE

@@ -18,7 +18,7 @@ from typing import Any, Final
 from onegov_orm import _sql
 from onegov_orm._differences import Differences
 from onegov_orm._prelude import Prelude
-from onegov_orm._standing import Standing, refuse_suspended
+from onegov_orm._standing import Standing
 from onegov_orm._statements import Effects, effects_of
 from onegov_orm.errors import (
     ForeignConnection,
@@ -152,13 +152,13 @@ class SchemaState:
     def has_failed(self, error: BaseException | None = None) -> None:
         """Trust nothing that was sent in front of a statement that failed.
 
-        Raises `SchemaSuspended` if the error says so.
+        Raises `SchemaSuspended` or `SchemaNotFound` if the error says so.
         """
         self._last_user = SOMEBODY
         self._prelude_due = True
         self._is_lasting_current = not self._wants_autocommit and self._lasting_prelude is None
         if error is not None and self.prelude is not None:
-            refuse_suspended(self.prelude.schema, error)
+            self.standing.refuse(self.prelude.schema, error)
 
     def due_in_pipeline(self, statement: str) -> Sequence[str]:
         """Return what is due inside a pipeline, where the server's answers come later."""

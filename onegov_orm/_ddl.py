@@ -77,7 +77,7 @@ class Recorder(SchemaGenerator):
         tables: Sequence[Table],
         taken: Iterable[tuple[Made, str]] = (),
     ) -> None:
-        plain = _without_parameters(dialect)
+        plain = without_parameters(dialect)
         connection = MockConnection(plain, self.record)
         super().__init__(plain, connection, tables=tables)  # type: ignore[no-untyped-call]
         self.entries: list[Entry] = []
@@ -284,7 +284,7 @@ def _is_compilable(listener: Any) -> bool:
     return isinstance(owner, SchemaType)
 
 
-def _without_parameters(dialect: Dialect) -> Dialect:
+def without_parameters(dialect: Dialect) -> Dialect:
     """Return a dialect that writes percent signs once, as a script needs them."""
     plain: Any = copy.copy(dialect)
     plain.paramstyle = "named"

@@ -29,6 +29,7 @@ from onegov_orm._search_path import SearchPathEvents
 from onegov_orm._session import SchemaSession
 from onegov_orm._stamp import RevisionStamp
 from onegov_orm._standing import DEFAULT_MAX_SCHEMAS
+from onegov_orm._upgrade_state import UpgradeStamp
 from onegov_orm.context import Current
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.names import (
@@ -131,20 +132,13 @@ class BaseSessionManager(ManagerContext):
             pipeline,
             is_external=pooler is not None,
             max_schemas=max_schemas_per_connection,
+            forget=self.provisioner.forget,
         )
         self._identity = IdentityEvents()
         self.listen_to_bases()
         self._keep_session = keep_session
         self._completions = CompletionEvents(self.signals, self._announcer, transaction_manager)
-        make = partial(
-            make_engine,
-            engine_config=engine_config,
-            pool_config=pool_config,
-            holders=self._holders,
-            is_async=self._is_async,
-            pooler=pooler,
-        )
-        self._make_engines(make, isolation_level, replicas, max_lag_seconds)
+        self._make_engines(pool_config, replicas, max_lag_seconds)
         self._engine_of = lru_cache(maxsize=_MAX_KEPT_ENGINES)(self._derive_engine)
         self.session_factory = self._make_session_factory(session_config)
         self.register_session(self.session_factory)
@@ -169,6 +163,7 @@ class BaseSessionManager(ManagerContext):
         self.upgrades = upgrades if upgrades is None else tuple(upgrades)
         if self.migrations is not None:
             self.provisioner.stamps.append(RevisionStamp(self.migrations))
+        self.provisioner.stamps.append(UpgradeStamp(self.upgrades))
 
     # -- names
 
@@ -232,13 +227,20 @@ class BaseSessionManager(ManagerContext):
 
     def _make_engines(
         self,
-        make: Callable[..., Engine],
-        isolation_level: IsolationLevel,
+        pool_config: Mapping[str, Any] | None,
         replicas: Iterable[str | URL],
         max_lag_seconds: float,
     ) -> None:
+        make = partial(
+            make_engine,
+            engine_config=self.engine_config,
+            pool_config=pool_config,
+            holders=self._holders,
+            is_async=self._is_async,
+            pooler=self.pooler,
+        )
         #: The synchronous engine; an asynchronous one is a shell around it.
-        self.sync_engine = make(self.url, isolation_level=isolation_level)
+        self.sync_engine = make(self.url, isolation_level=self.isolation_level)
         self.register_engine(self.sync_engine)
         self.replicas = self._make_replicas(make, replicas, max_lag_seconds)
         self._completions.on_write = self.replicas.wrote if self.replicas else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from onegov_orm.errors import SchemaSuspended
+from onegov_orm.errors import SchemaNotFound, SchemaSuspended
 from onegov_orm.marks import State, state_prefix
 
 if TYPE_CHECKING:
@@ -18,17 +19,28 @@ DEFAULT_MAX_SCHEMAS: Final = 200
 #: How long a customer is served before the server is asked again whether it still may be.
 ADMISSION_SECONDS: Final = 5.0
 
+#: ``invalid_schema_name``.
+_NO_SCHEMA: Final = "3F000"
+
+_QUOTATION_MARKS: Final = dict.fromkeys(map(ord, "«»“”„"), '"')
+
 #: What the server's error is about, see `Prelude.admission`.
 _SUSPENDED: Final = state_prefix(State.SUSPENDED)
 
 
 class Standing:
-    """Counts the customers of one connection, and knows until when the last one is admitted."""
+    """Counts the customers of one connection, and knows until when the last one is admitted.
 
-    __slots__ = ("_admitted_until", "_max_schemas", "_served")
+    ``forget`` is called for a schema that is not there any more.
+    """
 
-    def __init__(self, max_schemas: int = DEFAULT_MAX_SCHEMAS) -> None:
+    __slots__ = ("_admitted_until", "_forget", "_max_schemas", "_served")
+
+    def __init__(
+        self, max_schemas: int = DEFAULT_MAX_SCHEMAS, forget: Callable[[str], None] | None = None
+    ) -> None:
         self._max_schemas = max_schemas
+        self._forget = forget
         self._served: set[int] = set()
         self._admitted_until = 0.0
 
@@ -43,8 +55,22 @@ class Standing:
         self._served.add(hash(schema))
         return len(self._served) >= self._max_schemas
 
+    def refuse(self, schema: str, error: BaseException) -> None:
+        """Raise `SchemaSuspended` or `SchemaNotFound` if that is why the server refused."""
+        if _SUSPENDED in str(error):
+            raise SchemaSuspended(schema) from error
+        if _state_of(error) == _NO_SCHEMA and f'{schema}"' in _message_of(error):
+            if self._forget is not None:
+                self._forget(schema)
+            raise SchemaNotFound(schema) from error
 
-def refuse_suspended(schema: str | None, error: BaseException) -> None:
-    """Raise `SchemaSuspended` if that is why the server refused a transaction."""
-    if schema is not None and _SUSPENDED in str(error):
-        raise SchemaSuspended(schema) from error
+
+def _state_of(error: BaseException) -> str | None:
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+
+
+def _message_of(error: BaseException) -> str:
+    """Return what the server said, without the statement that drivers add to it."""
+    message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+    # Other languages have other marks.
+    return message.translate(_QUOTATION_MARKS)

@@ -6,7 +6,7 @@ The table stands outside of the application's bases, and is made when it is firs
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -131,13 +131,12 @@ def _refusing_others(schema: str) -> Iterator[None]:
     except DBAPIError as exc:
         if sqlstate(exc) not in _OF_SOMEBODY_ELSE:
             raise
-        raise foreign_table([schema]) from exc
+        raise foreign_table(schema) from exc
 
 
-def foreign_table(schemas: Iterable[str]) -> ConfigurationError:
+def foreign_table(schema: str) -> ConfigurationError:
     """Return the error for a table of this name that is somebody else's."""
-    shown = ", ".join(sorted(schemas))
     return ConfigurationError(
-        f'the table "{_TABLE.name}" is not the one that upgrade tasks are recorded in: rename '
-        f"the application's own table of this name (schema {shown})"
+        f'the table "{_TABLE.name}" of the schema "{schema}" is not the one that upgrade tasks '
+        "are recorded in: the application's own table has to have another name"
     )

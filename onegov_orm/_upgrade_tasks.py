@@ -131,8 +131,8 @@ def ordered(tasks: Sequence[UpgradeTask]) -> tuple[UpgradeTask, ...]:
     try:
         sorter.prepare()
     except CycleError as exc:
-        # The cycle comes with each task behind the one that requires it.
-        cycle = [found[key] for key in exc.args[1]]
+        # The cycle comes with each task in front of the one that requires it.
+        cycle = [found[key] for key in reversed(exc.args[1])]
         shown = ", which requires\n".join(f"  {task.key} ({task.place})" for task in cycle)
         raise ConfigurationError(f"upgrade tasks require each other:\n{shown}") from None
     ready: list[tuple[tuple[bool, int], str]] = []
@@ -234,38 +234,42 @@ def _collected(modules: Sequence[ModuleType]) -> Iterator[UpgradeTask]:
                     f"{owner} and in {module.__name__}: load {home}, which defines it"
                 )
     for module in modules:
-        for declaration in _declarations_in(module):
+        for declaration, function in _declarations_in(module).items():
             if owners[declaration] == module.__name__:
-                yield _task(module.__name__, declaration)
+                yield _task(module.__name__, declaration, function)
 
 
-def _declarations_in(module: ModuleType) -> list[Declaration]:
-    """Return what a module declares; raises for a function that was replaced by another."""
+def _declarations_in(module: ModuleType) -> dict[Declaration, FunctionType]:
+    """Return what a module declares, and the functions as other decorators left them.
+
+    Raises `ConfigurationError` for a function that was replaced by something else.
+    """
     # Asking objects of any other type may do anything.
     functions = {
-        name: getattr(value, _DECLARATION, None)
-        for name, value in vars(module).items()
-        if type(value) is FunctionType
+        name: value for name, value in vars(module).items() if type(value) is FunctionType
     }
-    found = dict.fromkeys(each for each in functions.values() if isinstance(each, Declaration))
+    declared = {name: getattr(value, _DECLARATION, None) for name, value in functions.items()}
+    found = {
+        each: functions[name] for name, each in declared.items() if isinstance(each, Declaration)
+    }
     _spec, noted = vars(module).get(_DECLARATIONS, (None, []))
     for declaration in noted:
         name = declaration.function.__name__
         if declaration not in found and name in vars(module):
-            other = functions.get(name)
+            other = declared.get(name)
             by = f"by the task at {other.place}" if isinstance(other, Declaration) else "later on"
             raise ConfigurationError(
                 f'the upgrade task "{declaration.name}" ({declaration.place}) would never run: '
                 f"its function {name} is replaced {by}"
             )
-    return list(found)
+    return found
 
 
-def _task(module: str, declaration: Declaration) -> UpgradeTask:
+def _task(module: str, declaration: Declaration, function: FunctionType) -> UpgradeTask:
     task = UpgradeTask(
         module,
         declaration.name,
-        declaration.function,
+        function,
         declaration.always_run,
         declaration.requires,
         declaration.raw,

@@ -78,8 +78,8 @@ class SchemaNotFound(OrmError, LookupError):
     def __init__(self, schema: str) -> None:
         self.schema = schema
         super().__init__(
-            f'the schema "{schema}" does not exist on the database, '
-            "and creating it was not asked for"
+            f'the schema "{schema}" does not exist on the database: it was not made yet, or was '
+            "dropped or renamed; set_current_schema(name) makes it, unless create=False"
         )
 
 

@@ -56,7 +56,9 @@ def set_parameters(function: Any, parameters: Sequence[inspect.Parameter]) -> No
     )
     signature = inspect.Signature([context, *parameters])
     function.__signature__ = signature
-    function.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+    function.__annotations__ = {
+        name: each.annotation for name, each in signature.parameters.items()
+    }
 
 
 def options_of(group: Any) -> list[inspect.Parameter]:
@@ -95,8 +97,12 @@ def _help(
     function: Callable[..., Any], name: str, examples: Sequence[str], exits: Sequence[Exit]
 ) -> str:
     """Return the docstring with examples and exit codes, as Typer lays it out."""
+    text = inspect.getdoc(function) or ""
+    # Each paragraph on one line: a terminal breaks it where it has to.
+    told = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
     shown = "\n".join(f"  $ onegov-orm {name} {example}".rstrip() for example in examples)
-    codes = "\n".join(f"  {code.value:>3}  {code.meaning}" for code in (*exits, Exit.USAGE))
-    paragraphs = [inspect.getdoc(function) or "", f"\b\nExamples:\n{shown}"]
-    paragraphs.append(f"\b\nExit codes:\n{codes}")
+    codes = "\n".join(
+        f"  {code.value:>3}  {code.meaning}" for code in sorted({*exits, Exit.USAGE})
+    )
+    paragraphs = [*told, f"\b\nExamples:\n{shown}", f"\b\nExit codes:\n{codes}"]
     return "\n\n".join(paragraphs).replace("[", "\\[")

@@ -34,13 +34,16 @@ from onegov_orm.cli._settings import mask
 
 _PROGRAM = "onegov-orm"
 
-_HELP = """Care for a fleet: one PostgreSQL schema per customer, from one to ten thousand.
-
-Start with `onegov-orm demo`: it needs no configuration and no server. In a project, set
-manager = "app.db:mgr", or dsn and base, in \\[tool.onegov_orm] of pyproject.toml or
-\\[onegov_orm] of setup.cfg, or ONEGOV_ORM_DSN and ONEGOV_ORM_BASE. Flags count first, then the
-environment, pyproject.toml, setup.cfg. `onegov-orm doctor` shows what is set, and where.
-"""
+_HELP = "\n\n".join(
+    (
+        "Care for a fleet: one PostgreSQL schema per customer, from one to ten thousand.",
+        "Start with `onegov-orm demo`: it needs no configuration and no server.",
+        'In a project, set manager = "app.db:mgr", or dsn and base, in \\[tool.onegov_orm] of '
+        "pyproject.toml or in \\[onegov_orm] of setup.cfg; or ONEGOV_ORM_DSN and "
+        "ONEGOV_ORM_BASE in the environment. Flags count first, then the environment, then "
+        "pyproject.toml, then setup.cfg. `onegov-orm doctor` shows what is set, and where.",
+    )
+)
 
 _GROUPS = (
     demo,

@@ -28,7 +28,7 @@ NewNameArgument = Annotated[
 SchemasArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="SCHEMA...",
+        metavar="SCHEMA",
         help="Names, or patterns such as 'towns-*'.",
         autocompletion=complete_schemas,
         show_default=False,
@@ -47,13 +47,21 @@ class Common:
     dsn: Annotated[
         str | None,
         typer.Option(
-            "--dsn", metavar="URL", help="The database.", rich_help_panel=_COMMON
+            "--dsn",
+            metavar="URL",
+            help="The database.",
+            rich_help_panel=_COMMON,
+            show_default=False,
         ),
     ] = None
     manager: Annotated[
         str | None,
         typer.Option(
-            "--manager", metavar="MODULE:NAME", help="The manager.", rich_help_panel=_COMMON
+            "--manager",
+            metavar="MODULE:NAME",
+            help="The manager.",
+            rich_help_panel=_COMMON,
+            show_default=False,
         ),
     ] = None
     base: Annotated[
@@ -63,6 +71,7 @@ class Common:
             metavar="MODULE:NAME",
             help="A declarative base; may be repeated.",
             rich_help_panel=_COMMON,
+            show_default=False,
         ),
     ] = None
     migrations: Annotated[
@@ -72,6 +81,7 @@ class Common:
             metavar="FOLDER",
             help="The folder of the Alembic environment.",
             rich_help_panel=_COMMON,
+            show_default=False,
         ),
     ] = None
     config: Annotated[
@@ -81,18 +91,25 @@ class Common:
             metavar="FILE",
             help="Read this pyproject.toml or setup.cfg.",
             rich_help_panel=_COMMON,
+            show_default=False,
         ),
     ] = None
     json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Print JSON; messages go to stderr.", rich_help_panel=_COMMON
+            "--json",
+            help="Print JSON; messages go to stderr.",
+            rich_help_panel=_COMMON,
+            show_default=False,
         ),
     ] = False
     traceback: Annotated[
         bool,
         typer.Option(
-            "--traceback", help="Show errors with all details.", rich_help_panel=_COMMON
+            "--traceback",
+            help="Show errors with all details.",
+            rich_help_panel=_COMMON,
+            show_default=False,
         ),
     ] = False
 
@@ -108,6 +125,7 @@ class Filters:
             "-n",
             help="Only schemas of this namespace: towns of towns-bern.",
             rich_help_panel=_WHICH,
+            show_default=False,
         ),
     ] = None
     exclude: Annotated[
@@ -118,6 +136,7 @@ class Filters:
             metavar="SCHEMA",
             help="Leave these out; names or patterns, may be repeated.",
             rich_help_panel=_WHICH,
+            show_default=False,
         ),
     ] = None
 
@@ -129,7 +148,7 @@ class Selection(Filters):
     schemas: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SCHEMA]...",
+            metavar="SCHEMA",
             help="Names, or patterns such as 'towns-*'. None: the whole fleet.",
             autocompletion=complete_schemas,
             show_default=False,
@@ -149,7 +168,12 @@ class Running:
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", "-w", min=1, help="Schemas at a time.", rich_help_panel=_HOW
+            "--workers",
+            "-w",
+            min=1,
+            help="Schemas at a time.",
+            rich_help_panel=_HOW,
+            show_default=False,
         ),
     ] = None
     canary: Annotated[
@@ -159,6 +183,7 @@ class Running:
             min=0,
             help="So many go first; if one fails, the others are left alone.",
             rich_help_panel=_HOW,
+            show_default=False,
         ),
     ] = 0
     wave: Annotated[
@@ -168,6 +193,7 @@ class Running:
             min=1,
             help="So many go together; no wave follows one with a failure.",
             rich_help_panel=_HOW,
+            show_default=False,
         ),
     ] = None
     fail_fast: Annotated[
@@ -176,6 +202,7 @@ class Running:
             "--fail-fast/--carry-on",
             help="Begin no other schema after a failure, or all the same.",
             rich_help_panel=_HOW,
+            show_default=False,
         ),
     ] = False
     lock_timeout: Annotated[
@@ -186,6 +213,7 @@ class Running:
             min=0.001,
             help="How long to wait for a lock of others.",
             rich_help_panel=_HOW,
+            show_default=False,
         ),
     ] = None
     tries: Annotated[
@@ -195,11 +223,16 @@ class Running:
             min=1,
             help="How often a schema is tried if locks are in the way.",
             rich_help_panel=_HOW,
+            show_default=False,
         ),
     ] = None
     verbose: Annotated[
         bool,
         typer.Option(
-            "--verbose", "-v", help="List every schema, not only failures.", rich_help_panel=_HOW
+            "--verbose",
+            "-v",
+            help="List every schema, not only failures.",
+            rich_help_panel=_HOW,
+            show_default=False,
         ),
     ] = False

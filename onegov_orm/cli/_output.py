@@ -157,7 +157,13 @@ def _text(text: str, style: str | None = None) -> Text:
 
 
 def _cell(value: Any) -> Any:
-    return _text(value) if isinstance(value, str) else _text(str(value)) if _is_plain(value) else value
+    return (
+        _text(value)
+        if isinstance(value, str)
+        else _text(str(value))
+        if _is_plain(value)
+        else value
+    )
 
 
 def _is_plain(value: Any) -> bool:

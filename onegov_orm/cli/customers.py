@@ -110,7 +110,7 @@ def _list_names(invocation: Invocation, schemas: list[str] | None) -> None:
 def create(
     invocation: Invocation,
     schemas: Annotated[
-        list[str], typer.Argument(metavar="SCHEMA...", help="Names.", show_default=False)
+        list[str], typer.Argument(metavar="SCHEMA", help="Names.", show_default=False)
     ],
 ) -> Exit:
     """Create schemas for new customers, with all that the models ask for.
@@ -119,7 +119,9 @@ def create(
     spare schema is used if there is one, which takes milliseconds.
     """
     fleet = invocation.fleet(needs_models=True)
-    return each(invocation, "Creating", "Created", schemas, lambda name: _quiet(fleet.create(name)))
+    return each(
+        invocation, "Creating", "Created", schemas, lambda name: _quiet(fleet.create(name))
+    )
 
 
 def rename(invocation: Invocation, schema: SchemaArgument, new: NewNameArgument) -> None:
@@ -130,9 +132,7 @@ def rename(invocation: Invocation, schema: SchemaArgument, new: NewNameArgument)
     fleet = invocation.fleet()
     attend(invocation, f"Renaming {schema}", lambda: fleet.rename(schema, new))
     output = invocation.output
-    output.show(
-        {"schema": schema, "new": new}, lambda: output.say(f"Renamed {schema} to {new}")
-    )
+    output.show({"schema": schema, "new": new}, lambda: output.say(f"Renamed {schema} to {new}"))
 
 
 def clone(
@@ -161,7 +161,7 @@ def clone(
 def adopt(
     invocation: Invocation,
     schemas: Annotated[
-        list[str], typer.Argument(metavar="SCHEMA...", help="Names.", show_default=False)
+        list[str], typer.Argument(metavar="SCHEMA", help="Names.", show_default=False)
     ],
 ) -> Exit:
     """Take schemas into the fleet that other programs made.

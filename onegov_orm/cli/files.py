@@ -47,7 +47,7 @@ def dump(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="By default SCHEMA.dump; - is stdout.", show_default=False
+            metavar="FILE", help="By default SCHEMA.dump; - is stdout.", show_default=False
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
@@ -81,7 +81,10 @@ def restore(
         Path, typer.Argument(metavar="FILE", help="A dump; - is stdin.", show_default=False)
     ],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="NEW", help="Restore it under this name.")
+        str | None,
+        typer.Option(
+            "--to", metavar="NEW", show_default=False, help="Restore it under this name."
+        ),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Put the schema of that name into the trash first.")
@@ -97,8 +100,6 @@ def restore(
         raise Problem(f"there is no file {file}", Exit.NOT_FOUND)
     fleet = invocation.fleet()
     replaced = None
-    if replace:
-        replaced = _replaced(invocation, file, to, yes)
     source = sys.stdin.buffer if file == _STANDARD else file
     schema = attend(invocation, f"Restoring {file}", lambda: fleet.restore(source, to))
     output = invocation.output

@@ -29,7 +29,9 @@ def spares(
     invocation: Invocation,
     fill: Annotated[
         int | None,
-        typer.Option("--fill", metavar="COUNT", min=0, help="Make so many be there."),
+        typer.Option(
+            "--fill", metavar="COUNT", show_default=False, min=0, help="Make so many be there."
+        ),
     ] = None,
 ) -> None:
     """Make schemas ahead, so that a new customer waits for a rename only.

@@ -35,7 +35,9 @@ def register(app: typer.Typer) -> None:
 def suspend(
     invocation: Invocation,
     schemas: SchemasArgument,
-    note: Annotated[str | None, typer.Option("--note", help="Why, for those who look.")] = None,
+    note: Annotated[
+        str | None, typer.Option("--note", show_default=False, help="Why, for those who look.")
+    ] = None,
 ) -> Exit:
     """Refuse the sessions of customers for a while, with a clear error.
 

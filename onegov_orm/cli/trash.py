@@ -121,7 +121,10 @@ def undo(
         ),
     ],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="NEW", help="Bring it back under this name.")
+        str | None,
+        typer.Option(
+            "--to", metavar="NEW", show_default=False, help="Bring it back under this name."
+        ),
     ] = None,
 ) -> None:
     """Bring a customer back out of the trash, with all data.
@@ -139,13 +142,16 @@ def purge(
     invocation: Invocation,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME]...", help="Names, or those in the trash.", show_default=False
-        ),
+        typer.Argument(metavar="NAME", help="Names, or those in the trash.", show_default=False),
     ] = None,
     older_than: Annotated[
         str | None,
-        typer.Option("--older-than", metavar="AGE", help="Dropped so long ago: 12h, 30d, 8w."),
+        typer.Option(
+            "--older-than",
+            metavar="AGE",
+            show_default=False,
+            help="Dropped so long ago: 12h, 30d, 8w.",
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that is in the trash.")] = False,
     yes: YesOption = False,
@@ -170,9 +176,7 @@ def purge(
     progress = new_progress(output, "Purging")
     places = [str(each_.schema) for each_ in doomed]
     try:
-        report = attend(
-            invocation, "Purging", lambda: fleet.purge(places, on_result=progress)
-        )
+        report = attend(invocation, "Purging", lambda: fleet.purge(places, on_result=progress))
     finally:
         progress.close()
     show_report(output, report)
@@ -198,3 +202,8 @@ def _age(text: str) -> timedelta:
     if found is None:
         raise Problem(f'"{text}" is not an age', hint="An age looks like 12h, 30d or 8w.")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _doomed(fleet: Fleet, names: list[str] | None, age: timedelta | None) -> list[Any]:
+    """Return what is meant of what is in the trash; raises a `Problem` for strangers."""
+    return []

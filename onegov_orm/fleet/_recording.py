@@ -25,7 +25,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.sql import ClauseElement, Insert
 from sqlalchemy.sql.ddl import ExecutableDDLElement
 
-from onegov_orm._ddl import _without_parameters
+from onegov_orm._ddl import without_parameters
 from onegov_orm._statements import Effects, effects_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class RecordingConnection:
     """Stands in for a connection: takes statements, and refuses everything else."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self.dialect = _without_parameters(dialect)
+        self.dialect = without_parameters(dialect)
         self.statements: list[str] = []
         self.own_table: Any = None
         #: Why the revisions can't be replayed; they may have swallowed the error.
@@ -221,20 +221,22 @@ def impurity_of(script: Script) -> str:
     return ""
 
 
-def record(run: Callable[[RecordingConnection, Recorder], None], dialect: Dialect) -> Recorder:
+Run = Callable[["RecordingConnection", "Recorder"], None]
+
+
+def record(run: Run, dialect: Dialect) -> tuple[Recorded, ...]:
     """Run revisions twice, and return what they send; raises `Unreplayable`."""
     first, second = (_record_once(run, dialect) for _ in range(2))
-    if first.recorded != second.recorded or first.heads != second.heads:
+    if first != second:
         raise Unreplayable("it sends something else each time")
     return first
 
 
 class Recorder:
-    """Collects what each of some revisions sends, and where they lead to."""
+    """Collects what each of some revisions sends."""
 
     def __init__(self, connection: RecordingConnection) -> None:
         self.recorded: list[Recorded] = []
-        self.heads: frozenset[str] = frozenset()
         self._connection = connection
 
     def steps(self, steps: Sequence[RevisionStep]) -> Iterator[RevisionStep]:
@@ -242,17 +244,12 @@ class Recorder:
         for step in steps:
             self._connection.statements = []
             yield step
-            revision = str(step.info.up_revision_id or "")
-            self.recorded.append(Recorded(revision, tuple(self._connection.statements)))
-
-    def on_version_apply(self, *, heads: set[str], **_: Any) -> None:
-        """Note where the revisions lead to."""
-        self.heads = frozenset(heads)
+            revision: Any = step
+            statements = tuple(self._connection.statements)
+            self.recorded.append(Recorded(str(revision.revision.revision), statements))
 
 
-def _record_once(
-    run: Callable[[RecordingConnection, Recorder], None], dialect: Dialect
-) -> Recorder:
+def _record_once(run: Run, dialect: Dialect) -> tuple[Recorded, ...]:
     connection = RecordingConnection(dialect)
     recorder = Recorder(connection)
     try:
@@ -265,7 +262,7 @@ def _record_once(
         raise Unreplayable(reason) from exc
     if connection.refusal:
         raise Unreplayable(connection.refusal)
-    return recorder
+    return tuple(recorder.recorded)
 
 
 def _strange_imports(node: ast.AST) -> list[str]:

@@ -158,9 +158,11 @@ TYPES: Final = f"""
 
 SEQUENCES: Final = f"""
     SELECT {described("pg_class", "class.oid", "'sequence'", "class.relname", SEQUENCE)},
-        {texts(f'''pg_catalog.format('CREATE %sSEQUENCE %I AS %s %s',
+        {
+    texts(f'''pg_catalog.format('CREATE %sSEQUENCE %I AS %s %s',
             CASE class.relpersistence WHEN 'u' THEN 'UNLOGGED ' END, class.relname,
-            pg_catalog.format_type(sequence.seqtypid, NULL), {_sequence_options("sequence")})''')}
+            pg_catalog.format_type(sequence.seqtypid, NULL), {_sequence_options("sequence")})''')
+}
     FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_sequence AS sequence ON sequence.seqrelid = class.oid
     WHERE class.relnamespace = {NAMESPACE} AND NOT {has_dependency("pg_class", "class.oid", "i")}
@@ -169,8 +171,10 @@ SEQUENCES: Final = f"""
 #: Which columns the sequences belong to that are not those of identity columns.
 SEQUENCE_OWNERS: Final = f"""
     SELECT {described("pg_depend", "class.oid", "'owner of sequence'", "class.relname", SETTING)},
-        {texts(f'''pg_catalog.format('ALTER SEQUENCE %I OWNED BY %s.%I', class.relname,
-            {relation("owner.attrelid")}, owner.attname)''')}
+        {
+    texts(f'''pg_catalog.format('ALTER SEQUENCE %I OWNED BY %s.%I', class.relname,
+            {relation("owner.attrelid")}, owner.attname)''')
+}
     FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_depend AS dependency ON dependency.classid = {class_of("pg_class")}
         AND dependency.objid = class.oid AND dependency.deptype = 'a'
@@ -187,7 +191,11 @@ FUNCTIONS: Final = f"""
         {
     texts(
         unqualified(
-            "pg_catalog.pg_get_functiondef(proc.oid)", " ", "(", "namespace.nspname", "proc.proname"
+            "pg_catalog.pg_get_functiondef(proc.oid)",
+            " ",
+            "(",
+            "namespace.nspname",
+            "proc.proname",
         )
     )
 }
@@ -245,9 +253,11 @@ _AGGREGATE_OPTIONS: Final = ", ".join(
 
 AGGREGATES: Final = f"""
     SELECT {described("pg_proc", "proc.oid", "'aggregate'", _FUNCTION_NAME, FUNCTION)},
-        {texts(f'''pg_catalog.format('CREATE AGGREGATE %I(%s) (%s)', proc.proname,
+        {
+    texts(f'''pg_catalog.format('CREATE AGGREGATE %I(%s) (%s)', proc.proname,
             COALESCE(NULLIF(pg_catalog.pg_get_function_identity_arguments(proc.oid), ''), '*'),
-            pg_catalog.concat_ws(', ', {_AGGREGATE_OPTIONS}))''')}
+            pg_catalog.concat_ws(', ', {_AGGREGATE_OPTIONS}))''')
+}
     FROM pg_catalog.pg_proc AS proc
     JOIN pg_catalog.pg_aggregate AS aggregate ON aggregate.aggfnoid = proc.oid
     WHERE proc.pronamespace = {NAMESPACE}
@@ -345,9 +355,7 @@ COLUMN_SETTINGS: Final = (
     _column_setting(
         "STATISTICS %s", "field.attstattarget", "COALESCE(field.attstattarget, -1) >= 0"
     ),
-    _column_setting(
-        "(%s)", option_list("field.attoptions"), "field.attoptions IS NOT NULL"
-    ),
+    _column_setting("(%s)", option_list("field.attoptions"), "field.attoptions IS NOT NULL"),
 )
 
 #: An inherited column that is declared not null further down only.

@@ -27,6 +27,17 @@ HAS_COLUMN: Final = """
         AND attribute.attnum > 0 AND NOT attribute.attisdropped)
 """
 
+#: The columns of a table, in their order.
+COLUMNS: Final = """
+    SELECT CAST(attribute.attname AS text)
+    FROM pg_catalog.pg_class AS relation
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = relation.relnamespace
+    JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = relation.oid
+    WHERE relation.relname = CAST(:table AS name) AND namespace.nspname = CAST(:schema AS name)
+    AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    ORDER BY attribute.attnum
+"""
+
 HAS_CONSTRAINT: Final = """
     SELECT EXISTS (
         SELECT FROM pg_catalog.pg_class AS relation
@@ -87,7 +98,7 @@ def pending(schemas: Sequence[str]) -> str:
     ``wanted`` is JSON: the names of the tasks, by module.
     """
     states = "\nUNION ALL ".join(
-        f"SELECT {number}, module, executed_tasks FROM {_quoted(schema)}.upgrades"
+        f"SELECT {number}, module, executed_tasks FROM {_quoted(schema)}.upgrades"  # noqa: S608
         for number, schema in enumerate(schemas)
     )
     return f"""
@@ -101,7 +112,7 @@ def pending(schemas: Sequence[str]) -> str:
         FROM generate_series(0, {len(schemas) - 1}) AS place (number) CROSS JOIN wanted
         LEFT JOIN state ON state.number = place.number AND state.module = wanted.module
         WHERE NOT COALESCE(state.executed_tasks ?& wanted.names, false)
-    """
+    """  # noqa: S608
 
 
 def add_column(table: str, specification: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from sqlalchemy import (
     literal_column,
     select,
     table,
+    text,
     update,
     values,
 )
@@ -25,7 +26,7 @@ from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.dialects.postgresql.named_types import NamedType
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import AddConstraint, CreateIndex, ExecutableDDLElement, SetColumnComment
-from sqlalchemy.types import UserDefinedType
+from sqlalchemy.types import NullType, UserDefinedType
 
 from onegov_orm._ddl import run_script
 from onegov_orm.errors import ConfigurationError
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 #: How many rows are written with one statement.
 _BATCH_SIZE: Final = 500
+
+#: What tells rows apart where nothing else has to; no table has columns of these names.
+_KEYS: Final = ("onegov_key_0", "onegov_key_1")
 
 Filled = tuple[tuple[Any, ...], Any]
 
@@ -72,7 +76,12 @@ class ColumnAddition:
     """Adds one column to one table; both are copies that no model knows about."""
 
     def __init__(
-        self, connection: Connection, schema: str, name: str, added: Column[Any], metadata: MetaData
+        self,
+        connection: Connection,
+        schema: str,
+        name: str,
+        added: Column[Any],
+        metadata: MetaData,
     ) -> None:
         if added.primary_key:
             raise ConfigurationError(f"{added.name} can't be added as a part of the primary key")
@@ -83,8 +92,9 @@ class ColumnAddition:
         self._table = Table(name, own, self._column)
         self._is_nullable = bool(self._column.nullable)
         self._column.nullable = True
+        self._model_table = metadata.tables.get(name)
         for key in self._column.foreign_keys:
-            _stand_in(own, str(key.target_fullname))
+            _stand_in(own, metadata, str(key.target_fullname))
 
     def add(self) -> None:
         """Add the column, and the enum that it may need."""
@@ -98,22 +108,22 @@ class ColumnAddition:
         self._connection.execute(update(self._table).values({self._column: value}))
 
     def fill_rows(self, default: Callable[[Any], Any]) -> None:
-        """Write into each row what the function returns for it."""
+        """Write into each row what the function returns for it.
+
+        The row's values are those of the models' types, where a model has such a column.
+        """
         keys = (literal_column("tableoid", OID), literal_column("ctid", TupleId()))
-        shown = [cast(key, Text).label(f"key_{number}") for number, key in enumerate(keys)]
-        statement = select(*shown, literal_column("*")).select_from(table(self._table.name))
+        shown = [cast(key, Text).label(name) for key, name in zip(keys, _KEYS, strict=True)]
+        statement = select(*shown, *self._present()).select_from(table(self._table.name))
         rows = self._connection.execute(statement, execution_options={"yield_per": _BATCH_SIZE})
-        names = [name for name in rows.keys() if not name.startswith("key_")]  # noqa: SIM118
-        filled = ((tuple(row[:2]), default(_Row(names, row[2:]))) for row in rows)
+        filled = (((row._mapping[_KEYS[0]], row._mapping[_KEYS[1]]), default(row)) for row in rows)
         self._write(keys, filled)
 
     def fill_objects(self, session: Session, model: Any, default: Callable[[Any], Any]) -> None:
         """Write into the row of each object of a class what the function returns for it."""
         keys = tuple(inspect(model).local_table.primary_key.columns)
         statement = select(model).execution_options(yield_per=_BATCH_SIZE)
-        filled = (
-            (inspect(each).identity, default(each)) for each in session.scalars(statement)
-        )
+        filled = ((inspect(each).identity, default(each)) for each in session.scalars(statement))
         self._write(tuple(column(key.name, key.type) for key in keys), filled)
         session.expire_all()
 
@@ -122,7 +132,8 @@ class ColumnAddition:
         if not self._is_nullable:
             sql = _sql_upgrades.set_not_null(self._schema, self._table.name, self._column.name)
             run_script(self._connection, [sql])
-        compiler: Any = self._connection.dialect.ddl_compiler(self._connection.dialect, None)
+        dialect: Any = self._connection.dialect
+        compiler = dialect.ddl_compiler(dialect, None)
         for constraint in self._table.constraints:
             rule: Any = constraint._create_rule
             is_wanted = rule is None or rule(compiler)
@@ -133,6 +144,16 @@ class ColumnAddition:
         if self._column.comment:
             self._connection.execute(SetColumnComment(self._column))
 
+    def _present(self) -> list[Any]:
+        """Return the columns that the table has by now."""
+        columns = () if self._model_table is None else self._model_table.columns
+        known = {each.name: each for each in columns}
+        parameters = {"schema": self._schema, "table": self._table.name}
+        names = self._connection.execute(text(_sql_upgrades.COLUMNS), parameters).scalars()
+        return [
+            column(name, known[name].type) if name in known else column(name) for name in names
+        ]
+
     def _write(self, keys: Sequence[Any], filled: Iterable[Filled]) -> None:
         remaining = iter(filled)
         while batch := list(islice(remaining, _BATCH_SIZE)):
@@ -140,23 +161,34 @@ class ColumnAddition:
 
     def _write_batch(self, keys: Sequence[Any], batch: Sequence[Filled]) -> None:
         kind = self._column.type
-        names = [f"key_{number}" for number in range(len(keys))]
+        names = [f"onegov_key_{number}" for number in range(len(keys))]
         types = [Text() if isinstance(key.type, (OID, TupleId)) else key.type for key in keys]
         data = values(
             *(column(name, type_) for name, type_ in zip(names, types, strict=True)),
-            column("value", kind),
+            column("onegov_value", kind),
             name="data",
         ).data([(*key, value) for key, value in batch])
         # The server does not know the types of what stands in such a list.
         criteria = [
             key == cast(data.c[name], key.type) for key, name in zip(keys, names, strict=True)
         ]
-        statement = update(self._table).values({self._column: cast(data.c.value, kind)})
+        statement = update(self._table).values({self._column: cast(data.c.onegov_value, kind)})
         self._connection.execute(statement.where(*criteria))
 
 
-class _Row:
-    """A row whose columns are attributes."""
+def _named_type_of(added: Column[Any], dialect: Any) -> NamedType | None:
+    """Return the enum or domain that the column's type makes on the server."""
+    kind: Any = added.type._unwrapped_dialect_impl(dialect)
+    kind = getattr(kind, "item_type", kind).dialect_impl(dialect)
+    return kind if isinstance(kind, NamedType) and kind.create_type else None
 
-    def __init__(self, names: Iterable[str], row: Iterable[Any]) -> None:
-        self.__dict__.update(zip(names, row, strict=True))
+
+def _stand_in(own: MetaData, metadata: MetaData, target: str) -> None:
+    """Have a column that a foreign key can refer to, with the type that the models know."""
+    fullname, _, name = target.rpartition(".")
+    schema, _, table_name = fullname.rpartition(".")
+    known = metadata.tables.get(fullname)
+    type_: Any = known.c[name].type if known is not None and name in known.c else NullType()
+    stand_in = own.tables.get(fullname)
+    if stand_in is None or name not in stand_in.c:
+        Table(table_name, own, Column(name, type_), schema=schema or None, extend_existing=True)

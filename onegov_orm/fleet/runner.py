@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 import tenacity
 
 from onegov_orm._attempts import is_retryable, wait_seconds
-from onegov_orm.errors import ConfigurationError
-from onegov_orm.provisioning import lock
+from onegov_orm._marking import read_mark, write_mark
+from onegov_orm.fleet._results import Outcome, Report, Result
+from onegov_orm.fleet._run_options import DEFAULT_OPTIONS, RunOptions
+from onegov_orm.provisioning import lock, schema_exists
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -29,118 +30,38 @@ if TYPE_CHECKING:
     from onegov_orm.fleet._context import FleetContext
     from onegov_orm.names import SchemaName
 
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "Interruption",
+    "OnResult",
+    "Outcome",
+    "Report",
+    "Result",
+    "RunArguments",
+    "RunOptions",
+    "Skipped",
+    "Step",
+    "StepWorker",
+    "Stopper",
+    "Worker",
+    "one_line",
+    "run",
+    "run_named_step",
+    "run_step",
+]
+
 #: ``lock_not_available``: somebody else works in the schema, and may be done the next time.
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
-
-class Outcome(StrEnum):
-    """How a step ended in a schema."""
-
-    DONE = "done"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-    #: It was not begun: the run was stopped before, or failed elsewhere.
-    PENDING = "pending"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a step ended in one schema, and after how many seconds and tries."""
-
-    schema: str
-    outcome: Outcome
-    seconds: float = 0.0
-    tries: int = 0
-    detail: str = ""
-    error: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the result, as JSON has it."""
-        return {
-            "schema": str(self.schema),
-            "outcome": self.outcome.value,
-            "seconds": round(self.seconds, 3),
-            "tries": self.tries,
-            "detail": self.detail,
-            "error": self.error,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How a step ended in all schemas, sorted by name."""
-
-    step: str
-    results: tuple[Result, ...]
-    seconds: float
-    was_stopped: bool = False
-
-    @property
-    def is_ok(self) -> bool:
-        """Whether nothing failed, and nothing is left to be done."""
-        return not self.of(Outcome.FAILED) and not self.of(Outcome.PENDING)
-
-    def of(self, outcome: Outcome) -> list[Result]:
-        """Return the results that ended so."""
-        return [result for result in self.results if result.outcome is outcome]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report, as JSON has it."""
-        return {
-            "step": self.step,
-            "seconds": round(self.seconds, 3),
-            "was_stopped": self.was_stopped,
-            "counts": {outcome.value: len(self.of(outcome)) for outcome in Outcome},
-            "results": [result.as_dict() for result in self.results],
-        }
+#: How long a signal handler waits at the most, and after what time workers that still work
+#: are interrupted again.
+_HANDLER_SECONDS: Final = 0.2
+_INTERRUPTION_SECONDS: Final = 0.1
 
 
 class Skipped(Exception):
     """Raised by a step that had nothing to do in a schema; the text says why."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How a step is run.
-
-    :param workers: how many schemas at a time.
-    :param canary: so many schemas go first; if one fails, the others are left alone.
-    :param wave_size: how many of the others go together; after a wave with a failure no
-        further one begins. None: all in one wave.
-    :param fail_fast: begin no other schema after the first failure.
-    :param lock_timeout_seconds: how long a statement waits for a lock of others.
-    :param tries: how often a schema is tried if locks or conflicts were in the way.
-    """
-
-    workers: int = 4
-    canary: int = 0
-    wave_size: int | None = None
-    fail_fast: bool = False
-    lock_timeout_seconds: float = 10.0
-    tries: int = 3
-
-    def __post_init__(self) -> None:
-        limits = {"workers": 1, "canary": 0, "wave_size": 1, "tries": 1}
-        for name, least in limits.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigurationError(f"{name} has to be at least {least}, not {value}")
-        if not self.lock_timeout_seconds > 0:
-            raise ConfigurationError(
-                f"lock_timeout_seconds has to be positive, not {self.lock_timeout_seconds}"
-            )
-
-    def waves(self, schemas: Sequence[SchemaName]) -> Iterator[Sequence[SchemaName]]:
-        """Yield the schemas in the groups that go one after the other."""
-        if self.canary:
-            yield schemas[: self.canary]
-        rest = schemas[self.canary :]
-        size = self.wave_size or max(1, len(rest))
-        for start in range(0, len(rest), size):
-            yield rest[start : start + size]
-
-
-DEFAULT_OPTIONS: Final = RunOptions()
 
 Step = Callable[["Connection", "SchemaName"], str | None]
 OnResult = Callable[[Result, int, int], None]
@@ -172,6 +93,33 @@ class Worker(Protocol):
         """Let go of everything."""
 
 
+class Interruption:
+    """Lets another thread end what the server does for this one."""
+
+    def __init__(self) -> None:
+        self._driver: Any = None
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def of(self, connection: Connection) -> Iterator[None]:
+        """Let the block's statements on this connection be ended."""
+        self._driver = connection.connection.dbapi_connection
+        try:
+            yield
+        finally:
+            # Afterwards the connection is somebody else's.
+            with self._guard:
+                self._driver = None
+
+    def interrupt(self) -> None:
+        """Have the server cancel the statement; the transaction is rolled back."""
+        with self._guard:
+            if self._driver is not None:
+                # It may be over just now.
+                with suppress(Exception):
+                    self._driver.cancel()
+
+
 class StepWorker:
     """Runs a step in a transaction of each schema."""
 
@@ -179,27 +127,22 @@ class StepWorker:
         self._context = context
         self._step = step
         self._options = options
-        self._driver: Any = None
+        self._interruption = Interruption()
+        self.interrupt = self._interruption.interrupt
 
     def work(self, schema: SchemaName) -> str | None:
         """Run the step, and commit."""
         timeout = self._options.lock_timeout_seconds
-        with self._context.connected(schema, lock_timeout_seconds=timeout) as connection:
-            self._driver = connection.connection.dbapi_connection
-            try:
-                with connection.begin():
-                    lock(connection, f"schema {schema}")
-                    return self._step(connection, schema)
-            finally:
-                self._driver = None
-
-    def interrupt(self) -> None:
-        """Have the server cancel the statement; the transaction is rolled back."""
-        driver = self._driver
-        if driver is not None:
-            # It may be over just now.
-            with suppress(Exception):
-                driver.cancel()
+        with (
+            self._context.connected(schema, lock_timeout_seconds=timeout) as connection,
+            self._interruption.of(connection),
+            connection.begin(),
+        ):
+            lock(connection, f"schema {schema}")
+            # Without it, the step would work in the schema of the extensions.
+            if not schema_exists(connection, schema):
+                raise Skipped("it was dropped or renamed in the meantime")
+            return self._step(connection, schema)
 
     def close(self) -> None:
         """Do nothing: the connections are the pool's."""
@@ -222,6 +165,36 @@ def run_step(
     return run(name, schemas, make_worker, options, on_result, stop)
 
 
+def run_named_step(
+    context: FleetContext,
+    name: str,
+    step: Step,
+    schemas: Sequence[SchemaName],
+    *,
+    options: RunOptions = DEFAULT_OPTIONS,
+    on_result: OnResult | None = None,
+    stop: threading.Event | None = None,
+    is_recorded: bool = True,
+) -> Report:
+    """Run a step that is noted in each schema's mark, and skipped where it ran before.
+
+    The note is written in the step's transaction: both are there, or none. A step that raises
+    `Skipped` did not run.
+    """
+
+    def recorded(connection: Connection, schema: SchemaName) -> str | None:
+        if name in read_mark(connection, schema).steps:
+            raise Skipped("it ran before")
+        detail = step(connection, schema)
+        # Read anew, for the step may have changed the mark.
+        mark = read_mark(connection, schema)
+        write_mark(connection, schema, replace(mark, steps=(*mark.steps, name)))
+        return detail
+
+    used = recorded if is_recorded else step
+    return run_step(context, name, used, schemas, options, on_result, stop)
+
+
 def run(
     name: str,
     schemas: Iterable[SchemaName],
@@ -235,7 +208,8 @@ def run(
     ``on_result`` is called after each schema, never by two threads at once. When ``stop`` is
     set, nothing new is begun; a `Stopper` can also end what runs.
     """
-    job = _Run(name, list(schemas), make_worker, options, on_result, stop or threading.Event())
+    once = list(dict.fromkeys(schemas))
+    job = _Run(name, once, make_worker, options, on_result, stop or threading.Event())
     return job.report()
 
 
@@ -245,20 +219,28 @@ class Stopper(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self._workers: set[Worker] = set()
+        self._was_asked = False
 
     def stop(self) -> None:
         """Begin nothing new; called again, end what runs. Fit for a signal handler."""
-        was_set = self.is_set()
-        self.set()
-        if was_set:
-            # A statement is cancelled by a connection of its own, which takes a moment.
-            threading.Thread(target=self.interrupt, daemon=True).start()
+        is_final = self._was_asked or self.is_set()
+        self._was_asked = True
+        # The handler may have interrupted somebody who has the lock of the event.
+        thread = threading.Thread(target=self.interrupt if is_final else self.set, daemon=True)
+        thread.start()
+        thread.join(_HANDLER_SECONDS)
 
     def interrupt(self) -> None:
         """Begin nothing new, and have what runs fail."""
         self.set()
-        for worker in list(self._workers):
-            worker.interrupt()
+        threading.Thread(target=self._interrupt_all, daemon=True).start()
+
+    def _interrupt_all(self) -> None:
+        # Again and again: a worker between two statements has nothing that could be ended.
+        while workers := list(self._workers):
+            for worker in workers:
+                worker.interrupt()
+            time.sleep(_INTERRUPTION_SECONDS)
 
     @contextmanager
     def watching(self, worker: Worker) -> Iterator[None]:
@@ -321,6 +303,10 @@ class _Run:
             with watch:
                 while (schema := self._next(queue)) is not None:
                     self._note(self._result(worker, schema))
+        except BaseException:
+            # Whoever wanted to hear of the results can't: the other threads end, too.
+            self.stop.set()
+            raise
         finally:
             worker.close()
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, event, text
 from sqlalchemy.exc import DBAPIError
 
-from onegov_orm.errors import ExtensionUnavailable, SchemaExists
+from onegov_orm.errors import ExtensionUnavailable, SchemaExists, SchemaNotFound
 from tests.asynchronous import BASEL, BERN, in_loop, out, owners, run, settle, statements_of
 from tests.models import Base, Color, Document
 from tests.provisioning import base_of, has_schema, relations
@@ -227,7 +227,7 @@ async def test_a_dropped_schema_is_refused_by_the_server(async_dsn, new_async_ma
     mgr = await settle(new_async_manager(async_dsn, Base))
     assert await owners(mgr, BASEL) == [BASEL]
     outside(async_dsn)(f'DROP SCHEMA "{BERN}" CASCADE')
-    with pytest.raises(DBAPIError, match=r"does not exist"):
+    with pytest.raises(SchemaNotFound):
         await owners(mgr, BERN)
     assert await owners(mgr, BASEL) == [BASEL]
 

@@ -172,5 +172,16 @@ def test_a_schema_that_was_dropped_is_not_entered(mgr, execute):
     mgr.set_current_schema("b")
     execute("DROP SCHEMA a CASCADE; CREATE TABLE extensions.t (id int)")
     mgr.set_current_schema("a")
-    with pytest.raises(sa.exc.ProgrammingError, match="does not exist"):
+    with pytest.raises(SchemaNotFound, match="does not exist"):
         mgr.session().execute(sa.text("SELECT * FROM t"))
+
+
+def test_a_schema_that_was_dropped_is_made_again_once_that_is_known(mgr, execute):
+    mgr.set_current_schema("a")
+    mgr.set_current_schema("b")
+    mgr.session().execute(sa.text("SELECT 1"))
+    execute("DROP SCHEMA a CASCADE")
+    with pytest.raises(SchemaNotFound), mgr.schema("a") as session:
+        session.execute(sa.text("SELECT 1"))
+    with mgr.schema("a") as session:
+        assert session.execute(sa.text("SELECT * FROM t")).all() == []

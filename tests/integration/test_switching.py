@@ -11,7 +11,7 @@ import transaction
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, ProgrammingError
 
-from onegov_orm import ConfigurationError, SearchPathMoved
+from onegov_orm import ConfigurationError, SchemaNotFound, SearchPathMoved
 from tests.conftest import DRIVERS, PIPELINE
 from tests.models import Base, Color, Document
 
@@ -323,7 +323,7 @@ def test_a_schema_that_is_gone_runs_no_statement(mgr, dsn, outside):
     with mgr.schema(BERN) as session:
         session.execute(text("SELECT 1"))
     outside(dsn)('DROP SCHEMA "towns-gone" CASCADE')
-    with pytest.raises(DBAPIError), mgr.schema("towns-gone") as session:
+    with pytest.raises(SchemaNotFound), mgr.schema("towns-gone") as session:
         session.execute(text("CREATE TABLE stray ()"))
     assert outside(dsn)("SELECT relname FROM pg_class WHERE relname = 'stray'") == []
 

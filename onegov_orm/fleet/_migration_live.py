@@ -1,0 +1,179 @@
+"""Has Alembic run revisions in one schema, on a connection of its own, under the schema's lock.
+
+The lock belongs to the connection and not to a transaction: a revision with an
+``autocommit_block`` commits in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from alembic.operations import Operations
+from alembic.runtime.environment import EnvironmentContext
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from onegov_orm._marking import find_mark, write_mark
+from onegov_orm.errors import PoolerRestriction
+from onegov_orm.fleet import _sql_migrations
+from onegov_orm.fleet._migration_plans import Goal, told, unbound
+from onegov_orm.fleet._migration_scripts import ALEMBIC, Scripts, configuration, translated
+from onegov_orm.fleet.runner import Skipped
+from onegov_orm.marks import now
+from onegov_orm.provisioning import lock, lock_key
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from onegov_orm.fleet._context import FleetContext
+    from onegov_orm.names import SchemaName
+
+
+class LiveWorker:
+    """Runs revisions in one schema after the other, in this process."""
+
+    def __init__(
+        self, context: FleetContext, scripts: Scripts, goal: Goal, lock_timeout_seconds: float
+    ) -> None:
+        self._context = context
+        self._scripts = scripts
+        self._goal = goal
+        self._timeout = lock_timeout_seconds
+        self._driver: Any = None
+
+    def work(self, schema: SchemaName) -> str:
+        """Run what is due, and return what there is to say; raises `Skipped`."""
+        with self._context.connected(schema, lock_timeout_seconds=self._timeout) as connection:
+            self._driver = connection.connection.dbapi_connection
+            try:
+                with _locked(connection, schema) as is_locked, ALEMBIC, translated():
+                    return self._run(connection, schema, is_locked)
+            finally:
+                self._driver = None
+
+    def interrupt(self) -> None:
+        """Have the server cancel the statement that runs."""
+        driver = self._driver
+        if driver is not None:
+            # It may be over just now.
+            with suppress(Exception):
+                driver.cancel()
+
+    def close(self) -> None:
+        """Do nothing: the connections are the pool's."""
+
+    def _run(self, connection: Connection, schema: SchemaName, is_locked: bool) -> str:
+        run = _Run(self._scripts, self._goal)
+        config = configuration(self._scripts.folder, schema=str(schema))
+        environment = EnvironmentContext(config, self._scripts.directory, fn=run.steps)
+        with environment:
+            options = {
+                **unbound(self._scripts.options),
+                "connection": connection,
+                "version_table_schema": str(schema),
+            }
+            options["on_version_apply"] = [*_hooks(options), run.on_version_apply]
+            environment.configure(**options)
+            context = environment.get_context()
+            watch_autocommit(context, schema)
+            with environment.begin_transaction():
+                if not is_locked:
+                    lock(connection, f"schema {schema}")
+                with Operations.context(context):
+                    context.run_migrations()
+                note_migration(connection, schema)
+        return run.told()
+
+
+class _Run:
+    """One run of revisions in one schema."""
+
+    def __init__(self, scripts: Scripts, goal: Goal) -> None:
+        self._scripts = scripts
+        self._goal = goal
+        self._start: frozenset[str] = frozenset()
+        self._end: frozenset[str] = frozenset()
+        self._count = 0
+
+    def steps(self, heads: Any, _context: Any) -> list[Any]:
+        """Return what Alembic is to run from here; raises `Skipped` if it is nothing."""
+        self._start = frozenset(heads)
+        self._scripts.refuse_unknown(self._start)
+        steps = self._scripts.steps(self._goal.direction, self._goal.target, heads)
+        if not steps:
+            raise Skipped(f"at {', '.join(sorted(heads)) or 'base'}")
+        self._count = len(steps)
+        return steps
+
+    def on_version_apply(self, *, heads: set[str], **_: Any) -> None:
+        """Note where it has led to so far."""
+        self._end = frozenset(heads)
+
+    def told(self) -> str:
+        """Return what there is to say once it is done."""
+        return told(self._start, self._end, self._count)
+
+
+def note_migration(connection: Connection, schema: str) -> None:
+    """Write the moment into the schema's mark, if it has one."""
+    # Where each revision has a transaction of its own, none is open by now.
+    block = suppress() if connection.in_transaction() else connection.begin()
+    with block:
+        mark = find_mark(connection, schema)
+        if mark is not None:
+            write_mark(connection, schema, replace(mark, migrated=now()))
+
+
+def watch_autocommit(context: Any, schema: str) -> None:
+    """Have what an interrupted concurrent build left behind dropped before it is tried again."""
+    original = context.autocommit_block
+
+    @contextmanager
+    def autocommit_block() -> Iterator[None]:
+        with original():
+            drop_invalid_indexes(context.connection, schema)
+            yield
+
+    context.autocommit_block = autocommit_block
+
+
+def drop_invalid_indexes(connection: Connection, schema: str) -> None:
+    """Drop indexes that nobody builds and nobody can use; the connection is in AUTOCOMMIT."""
+    found = connection.execute(text(_sql_migrations.INVALID_INDEXES), {"schema": schema})
+    for index in found.scalars().all():
+        sql = _sql_migrations.drop_index_concurrently(schema, index)
+        connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
+
+
+@contextmanager
+def _locked(connection: Connection, schema: str) -> Iterator[bool]:
+    """Hold the schema's lock for the block; yields False where only a transaction can hold it."""
+    key = {"key": lock_key(f"schema {schema}")}
+    try:
+        with connection.begin():
+            connection.execute(text(_sql_migrations.SESSION_LOCK), key)
+    except PoolerRestriction:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _unlock(connection, key)
+
+
+def _unlock(connection: Connection, key: Mapping[str, int]) -> None:
+    try:
+        connection.rollback()
+        with connection.begin():
+            connection.execute(text(_sql_migrations.SESSION_UNLOCK), key)
+    except SQLAlchemyError:
+        # The lock ends with the connection.
+        connection.invalidate()
+
+
+def _hooks(options: Mapping[str, Any]) -> list[Any]:
+    given = options.get("on_version_apply") or ()
+    return [given] if callable(given) else list(given)

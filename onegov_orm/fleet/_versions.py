@@ -1,0 +1,93 @@
+"""Reads the versions of the whole fleet, many schemas in one query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from onegov_orm import _sql
+from onegov_orm.errors import SchemaNotFound
+from onegov_orm.fleet import _sql_migrations
+from onegov_orm.provisioning import sqlstate
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from onegov_orm.fleet._context import FleetContext
+    from onegov_orm.fleet.registry import Customer
+    from onegov_orm.names import SchemaName
+
+#: Each table and its index is locked, and the server has room for some 6,400 locks.
+BATCH: Final = 1000
+
+#: ``undefined_table`` and ``invalid_schema_name``: it was dropped or renamed a moment ago.
+_GONE: Final = ("42P01", "3F000")
+_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a schema stands: its versions, whether it has Alembic's table, its comment."""
+
+    versions: frozenset[str]
+    has_table: bool
+    comment: str | None
+
+
+def read_standings(
+    context: FleetContext, schemas: Iterable[str] | None = None
+) -> dict[SchemaName, Standing]:
+    """Return where the customers stand, by schema, sorted by name.
+
+    Raises `SchemaNotFound` and `ForeignSchema` for names that are given and no customer's.
+    """
+    names = None if schemas is None else list(schemas)
+    for attempt in range(_TRIES):
+        customers = context.customers(names=names)
+        try:
+            with context.connected() as connection:
+                versions = _read(connection, customers)
+            break
+        except ProgrammingError as exc:
+            # A schema went away between the two queries.
+            if sqlstate(exc) not in _GONE or attempt == _TRIES - 1:
+                raise
+    return {
+        customer.schema: Standing(
+            frozenset(versions.get(customer.schema, ())),
+            customer.has_versions,
+            customer.mark.comment,
+        )
+        for customer in customers
+    }
+
+
+def read_standing(connection: Connection, schema: str) -> Standing:
+    """Return where one schema stands by now; raises `SchemaNotFound`."""
+    row = connection.execute(text(_sql_migrations.STANDING), {"schema": schema}).first()
+    if row is None:
+        raise SchemaNotFound(schema)
+    has_table, comment = row
+    rows: Sequence[Any] = _query(connection, [schema]) if has_table else ()
+    return Standing(frozenset(version for _, version in rows), has_table, comment)
+
+
+def _read(connection: Connection, customers: Iterable[Customer]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    names = (customer.schema for customer in customers if customer.has_versions)
+    while batch := list(islice(names, BATCH)):
+        with connection.begin():
+            for schema, version in _query(connection, batch):
+                found.setdefault(schema, []).append(version)
+    return found
+
+
+def _query(connection: Connection, schemas: Sequence[str]) -> Sequence[Any]:
+    sql = _sql.SCRIPT + _sql_migrations.versions_of(schemas)
+    options = {"no_parameters": True}
+    return connection.exec_driver_sql(sql, execution_options=options).all()

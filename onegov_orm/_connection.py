@@ -71,6 +71,9 @@ class SchemaState:
     #: Whom the connection served; each one gets its own while connecting.
     standing: Standing = Standing()
 
+    #: Nobody shall have the connection any more once it is given back.
+    is_spent: bool = False
+
     _last_user: object = NOBODY
     _prelude_due: bool = True
     #: Without transactions the path stays for the whole checkout: which, and is it certain.
@@ -83,7 +86,6 @@ class SchemaState:
     #: On servers that report no path: it may have been moved for the whole connection.
     _is_suspect: bool = False
     _soiled: bool = False
-    _is_spent: bool = False
     #: For whom the driver may have prepared statements.
     _planned_for: object = NOBODY
     _neutral_path: str | None = None
@@ -267,7 +269,7 @@ class SchemaState:
         statements.extend(prelude.admission)
         self._plan_for(prelude.schema)
         if self.standing.admit(prelude.schema):
-            self._is_spent = True
+            self.is_spent = True
 
     def _correction(self) -> Sequence[str]:
         prelude = self.prelude
@@ -348,7 +350,7 @@ class SchemaState:
         if effects & Effects.OUTLIVES_TRANSACTION:
             self._soiled = True
         if effects & Effects.LISTENS:
-            self._is_spent = True
+            self.is_spent = True
         if Effects.MOVES_PATH in effects and self.prelude and not self._reports_search_path:
             self._prelude_due = True
             self._is_suspect = True

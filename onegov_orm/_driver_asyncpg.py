@@ -212,9 +212,6 @@ class SchemaConnection(SchemaState, asyncpg.Connection):  # type: ignore[misc]
         """Make the connection fit for the next customer; an open transaction ends."""
         if self.abandoned or self.is_closed():
             return
-        if self._is_spent:
-            await self.close()
-            return
         if not self.is_idle:
             await self._end(_ROLLBACK)
         self._begin_sql = self._top_xact = None

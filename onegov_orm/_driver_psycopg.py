@@ -193,9 +193,6 @@ class SchemaConnection(TwoPhase, PsycopgState, psycopg.Connection[Any]):
         """Make the connection fit for the next customer; an open transaction ends."""
         if self.abandoned or self.closed:
             return
-        if self._is_spent:
-            self.close()
-            return
         self.rollback()
         sql = self.cleaning()
         if sql:

@@ -73,9 +73,6 @@ class SchemaConnection(TwoPhase, SchemaState, extensions.connection):
         """Make the connection fit for the next customer; an open transaction ends."""
         if self.abandoned or self.closed:
             return
-        if self._is_spent:
-            self.close()
-            return
         self.rollback()
         del self.notices[:], self.notifies[:]
         sql = self.cleaning()

@@ -189,9 +189,6 @@ class SchemaAsyncConnection(AsyncTwoPhase, PsycopgState, psycopg.AsyncConnection
         """Make the connection fit for the next customer; an open transaction ends."""
         if self.abandoned or self.closed:
             return
-        if self._is_spent:
-            await self.close()
-            return
         await self.rollback()
         sql = self.cleaning()
         if sql:

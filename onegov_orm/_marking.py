@@ -24,12 +24,17 @@ def read_mark(connection: Connection, schema: str) -> Mark:
     return mark
 
 
-def find_mark(connection: Connection, schema: str) -> Mark | None:
-    """Return the mark of a schema, None for a foreign one; raises `SchemaNotFound`."""
+def read_comment(connection: Connection, schema: str) -> str:
+    """Return the comment of a schema, whosever it is; raises `SchemaNotFound`."""
     row = connection.execute(text(_sql.SCHEMA_COMMENT), {"schema": schema}).first()
     if row is None:
         raise SchemaNotFound(schema)
-    return Mark.parse(row[0])
+    return row[0] or ""
+
+
+def find_mark(connection: Connection, schema: str) -> Mark | None:
+    """Return the mark of a schema, None for a foreign one; raises `SchemaNotFound`."""
+    return Mark.parse(read_comment(connection, schema))
 
 
 def write_mark(connection: Connection, schema: str, mark: Mark) -> None:

@@ -180,8 +180,14 @@ class PoolEvents:
         """Forget the holder, and let no cursor of its be used any more."""
         self.holders.remove(record)
         connection = driver_connection(dbapi_connection)
-        if isinstance(connection, SchemaState):
-            connection.checkins += 1
+        if not isinstance(connection, SchemaState):
+            return
+        connection.checkins += 1
+        if connection.is_spent:
+            # No sooner: what SQLAlchemy sets back when it is given back needs it open.
+            connection.hang_up()
+            entry: Any = record
+            entry.dbapi_connection = None
 
     def detach(self, dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
         """Forget the holder of a connection that leaves the pool for good."""

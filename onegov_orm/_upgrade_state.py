@@ -19,6 +19,7 @@ from sqlalchemy.schema import CreateTable
 
 from onegov_orm._upgrade_tasks import Modules, UpgradeTask, load_tasks
 from onegov_orm.errors import ConfigurationError
+from onegov_orm.marks import now
 from onegov_orm.provisioning import sqlstate
 
 if TYPE_CHECKING:
@@ -116,11 +117,6 @@ def record(
     )
     with _refusing_others(schema):
         connection.execute(statement, rows)
-
-
-def now() -> datetime:
-    """Return the current moment in UTC, to the second."""
-    return datetime.now(UTC).replace(microsecond=0)
 
 
 @contextmanager

@@ -7,10 +7,18 @@
     ├── InvalidSchemaName (ValueError)
     ├── NoCurrentSchema (LookupError)
     ├── SchemaNotFound (LookupError)
+    │   └── NotInTrash
     ├── SchemaExists
+    ├── SchemaBusy
+    ├── SchemaNeeded
     ├── SchemaSuspended
     ├── ForeignSchema
     ├── MigrationError
+    ├── UncloneableObject
+    ├── PointsBack
+    ├── CopyFailed
+    ├── TooManyLocks
+    ├── DumpDamaged
     ├── UnsupportedDatabase
     ├── ExtensionUnavailable
     ├── ExtensionMisplaced
@@ -83,14 +91,57 @@ class SchemaNotFound(OrmError, LookupError):
         )
 
 
-class SchemaExists(OrmError):
-    """The schema exists on the database already."""
+class NotInTrash(SchemaNotFound):
+    """No dropped schema has this name."""
 
     def __init__(self, schema: str) -> None:
         self.schema = schema
+        OrmError.__init__(
+            self,
+            f'nothing in the trash is called "{schema}", and nothing that was called so: see '
+            "Fleet.trash() or `onegov-orm trash` for what is there",
+        )
+
+
+class SchemaExists(OrmError):
+    """The schema exists on the database already."""
+
+    def __init__(
+        self, schema: str, advice: str = "use create_schema_if_not_exists() if that is fine"
+    ) -> None:
+        self.schema = schema
+        super().__init__(f'the schema "{schema}" exists already: {advice}')
+
+
+class SchemaBusy(OrmError):
+    """Others work in the schema for longer than could be waited for.
+
+    ``holders`` tells of each what people read: its process on the server, what it calls
+    itself, and since when it has been in its transaction.
+    """
+
+    def __init__(self, schema: str, holders: Sequence[str]) -> None:
+        self.schema = schema
+        self.holders = tuple(holders)
+        lines = "".join(f"\n  {holder}" for holder in holders)
         super().__init__(
-            f'the schema "{schema}" exists already: '
-            "use create_schema_if_not_exists() if that is fine"
+            f'others work in the schema "{schema}", and nothing was changed: let their '
+            "transactions end and try again, or end them with pg_terminate_backend()"
+            + (f". These are on the server:{lines}" if lines else "")
+        )
+
+
+class SchemaNeeded(OrmError):
+    """Something outside of the schema depends on what is in it."""
+
+    def __init__(self, schema: str, dependents: Sequence[str]) -> None:
+        self.schema = schema
+        self.dependents = tuple(dependents)
+        shown = ", ".join(self.dependents[:10])
+        more = f" and {len(self.dependents) - 10} more" if len(self.dependents) > 10 else ""
+        super().__init__(
+            f'the schema "{schema}" can\'t be dropped for good, for others need what is in it: '
+            f"{shown}{more}. Drop these first, if nobody misses them"
         )
 
 
@@ -118,6 +169,56 @@ class ForeignSchema(OrmError):
 
 class MigrationError(OrmError):
     """The migrations can't be run as asked for; nothing was touched."""
+
+
+class UncloneableObject(OrmError):
+    """The schema holds what can't be copied with it."""
+
+    def __init__(self, objects: Sequence[tuple[str, str]]) -> None:
+        self.objects = tuple(objects)
+        listed = ", ".join(f"{kind} {name}" for kind, name in self.objects)
+        super().__init__(
+            f"the schema can't be copied, since it holds what would be lost: {listed}. "
+            "Move that into a schema of its own, or drop it"
+        )
+
+
+class PointsBack(OrmError):
+    """A copy of the schema would use what is in the original."""
+
+    def __init__(self, schema: str, places: Sequence[str]) -> None:
+        self.schema = schema
+        self.places = tuple(places)
+        super().__init__(
+            f'a copy of the schema "{schema}" would still use the original: '
+            f"{', '.join(self.places)}. Write the names there without a schema"
+        )
+
+
+class CopyFailed(OrmError):
+    """The copy of a schema could not be made, and nothing is left of it."""
+
+    def __init__(self, schema: str, what: str, reason: str) -> None:
+        self.schema = schema
+        self.what = what
+        super().__init__(f'{what} could not be made in the schema "{schema}": {reason.strip()}')
+
+
+class TooManyLocks(OrmError):
+    """The server has no room for the locks that it takes to copy a schema at once."""
+
+    def __init__(self, schema: str, needed: int, available: int, setting: int) -> None:
+        self.schema = schema
+        self.needed = needed
+        self.available = available
+        super().__init__(
+            f'copying the schema "{schema}" takes about {needed} locks, and the server has room '
+            f"for {available}: set max_locks_per_transaction to {setting} or more, and restart it"
+        )
+
+
+class DumpDamaged(OrmError):
+    """The file is not a dump of a schema, or is damaged; nothing was restored."""
 
 
 class UnsupportedDatabase(OrmError):

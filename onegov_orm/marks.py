@@ -7,6 +7,7 @@ restored, changes in the same transaction as what it tells of, and needs no tabl
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,6 +25,8 @@ class State(StrEnum):
     SUSPENDED = "suspended"
     #: Dropped, and renamed: it can come back.
     TRASHED = "trashed"
+    #: Dropped, and on its way out: some of it may be gone already.
+    PURGING = "purging"
     #: Made ahead for the next new customer.
     SPARE = "spare"
 
@@ -36,8 +39,9 @@ LIVE: Final = (State.ACTIVE, State.SUSPENDED)
 class Mark:
     """What is known of a schema: its state, dates and a note.
 
-    Moments are in UTC. ``name`` is what a trashed schema was called, ``changed`` when the state
-    was last changed, ``migrated`` when migrations or upgrade tasks last changed something.
+    Moments are in UTC. ``name`` is what a trashed schema was called, and ``former`` the state
+    that it was in; ``changed`` tells when the state was last changed, ``migrated`` when
+    migrations or upgrade tasks last changed something.
     ``made_of`` tells what a spare was made of; ``steps`` are the named steps that ran.
     """
 
@@ -47,6 +51,7 @@ class Mark:
     migrated: datetime | None = None
     note: str = ""
     name: str = ""
+    former: str = ""
     made_of: str = ""
     steps: tuple[str, ...] = ()
 
@@ -61,9 +66,9 @@ class Mark:
         if comment is None or not comment.startswith(PREFIX):
             return None
         try:
-            values = json.loads(comment.removeprefix(PREFIX))
+            values = dict(json.loads(comment.removeprefix(PREFIX)))
             return cls(**{name: _read(name, values[name]) for name in _NAMES if name in values})
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
     def changed_to(self, state: State, **values: Any) -> Self:
@@ -74,7 +79,10 @@ class Mark:
     def comment(self) -> str:
         """The mark as a comment; the state stands first, where the server looks for it."""
         written = {name: _written(value) for name, value in asdict(self).items() if value}
-        return PREFIX + json.dumps(written, ensure_ascii=False)
+        shown = json.dumps(written, ensure_ascii=False)
+        # Half of a pair of characters is nothing that the server could store.
+        is_storable = _LONE_SURROGATES.search(shown) is None
+        return PREFIX + (shown if is_storable else json.dumps(written))
 
     def as_dict(self) -> dict[str, Any]:
         """Return all that is known, as JSON has it."""
@@ -82,6 +90,7 @@ class Mark:
 
 
 _NAMES: Final = tuple(field.name for field in fields(Mark))
+_LONE_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _MOMENTS: Final = ("created", "changed", "migrated")
 
 

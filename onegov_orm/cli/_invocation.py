@@ -65,7 +65,7 @@ class Invocation:
             return
         if not sys.stdin.isatty():
             raise Problem(
-                f"{question} There is no terminal to ask on.",
+                f"there is no terminal to ask on: {question}",
                 Exit.USAGE,
                 hint="Add --yes if that is what you want.",
             )

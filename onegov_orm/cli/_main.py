@@ -17,6 +17,7 @@ from onegov_orm.cli import (
     files,
     health,
     migrations,
+    revisions,
     shell,
     spares,
     states,
@@ -34,16 +35,22 @@ from onegov_orm.cli._settings import mask
 
 _PROGRAM = "onegov-orm"
 
-_HELP = "\n\n".join(
-    (
-        "Care for a fleet: one PostgreSQL schema per customer, from one to ten thousand.",
-        "Start with `onegov-orm demo`: it needs no configuration and no server.",
-        'In a project, set manager = "app.db:mgr", or dsn and base, in \\[tool.onegov_orm] of '
-        "pyproject.toml or in \\[onegov_orm] of setup.cfg; or ONEGOV_ORM_DSN and "
-        "ONEGOV_ORM_BASE in the environment. Flags count first, then the environment, then "
-        "pyproject.toml, then setup.cfg. `onegov-orm doctor` shows what is set, and where.",
-    )
-)
+_HELP = """\
+Care for a fleet: one PostgreSQL schema per customer, from one to ten thousand.
+
+Start with `onegov-orm demo`: it needs no configuration and no server.
+
+\b
+In a project, say which database and models there are, in pyproject.toml:
+  \\[tool.onegov_orm]
+  manager = "app.db:mgr"      # a SessionManager, or a function that returns one
+
+\b
+or dsn and base = "app.models:Base"; in \\[onegov_orm] of setup.cfg; or in the
+environment, as ONEGOV_ORM_DSN and ONEGOV_ORM_BASE. Flags count first, then
+the environment, then pyproject.toml, then setup.cfg. `onegov-orm doctor`
+shows what is set, and where.
+"""
 
 _GROUPS = (
     demo,
@@ -52,6 +59,7 @@ _GROUPS = (
     states,
     spares,
     files,
+    revisions,
     migrations,
     upgrades,
     health,

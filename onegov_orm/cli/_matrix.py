@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 import typer
 
 from onegov_orm.cli._exits import Exit
-from onegov_orm.cli._invocation import Invocation
 from onegov_orm.cli._output import Column, Output, count_text, state_text
 
 FoundOption = Annotated[
@@ -22,41 +22,35 @@ _COLUMNS_SHOWN: Final = 8
 _NAMES_SHOWN: Final = 3
 
 
-def show_matrix(
-    invocation: Invocation,
-    found: Sequence[Any],
-    noun: str,
-    *,
-    list_all: bool,
-    says: bool,
-    titles: Mapping[str, str] | None = None,
-) -> Exit:
-    """Show the status of schemas, those that differ unless all are wanted.
+@dataclass(frozen=True)
+class Matrix:
+    """Schemas, and what is pending in them.
 
-    Each of those found has ``schema``, ``pending`` and ``is_current``, and may know its
-    ``revisions``.
+    Each of the schemas has ``schema``, ``pending`` and ``is_current``, and may know its
+    ``revisions`` and those that are ``unknown``. ``titles`` tell what is pending in words.
     """
-    output = invocation.output
-    behind = [each for each in found if not each.is_current]
-    data = {
-        "schemas": len(found),
-        "pending": len(behind),
-        "results": [each.as_dict() for each in found],
-    }
 
-    def tell() -> None:
-        shown = list(found) if list_all else behind
+    noun: str
+    schemas: Sequence[Any]
+    data: Any
+    titles: Mapping[str, str] = field(default_factory=dict)
+
+    def show(self, output: Output, *, list_all: bool, says: bool) -> Exit:
+        """Show the schemas that differ, or all; ``says`` tells it by the exit code too."""
+        behind = [each for each in self.schemas if not each.is_current]
+        output.show(self.data, lambda: self._tell(output, behind, list_all))
+        return Exit.FOUND if behind and says else Exit.OK
+
+    def _tell(self, output: Output, behind: Sequence[Any], list_all: bool) -> None:
+        shown = self.schemas if list_all else behind
         keys = _ordered(behind)
         if shown:
-            _table(output, shown, keys, noun, is_grouped=not list_all)
+            _table(output, shown, keys, self.noun, is_grouped=not list_all)
             output.say("")
-            for key in keys[-_COLUMNS_SHOWN:]:
-                if titles and titles.get(key):
-                    output.say(f"{key}  {titles[key]}", "dim")
-        output.say(_summary(len(found), len(behind), keys, noun))
-
-    output.show(data, tell)
-    return Exit.FOUND if behind and says else Exit.OK
+        for key in keys[-_COLUMNS_SHOWN:]:
+            if self.titles.get(key):
+                output.say(f"{key}  {self.titles[key]}", "dim")
+        output.say(_summary(len(self.schemas), len(behind), keys, self.noun))
 
 
 def _table(
@@ -86,7 +80,7 @@ def _table(
 
 def _cell(status: Any, is_pending: bool) -> Any:
     unknown = getattr(status, "unknown", ())
-    return state_text("pending" if is_pending else "unknown" if unknown else "done")
+    return state_text("unknown" if unknown else "pending" if is_pending else "done")
 
 
 def _groups(shown: Sequence[Any], is_grouped: bool) -> list[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from onegov_orm.cli._settings import mask
@@ -130,6 +131,11 @@ def size_text(size_bytes: int) -> str:
 def moment_text(moment: datetime | None) -> str:
     """Return a moment to the minute, in UTC; a dash if there is none."""
     return moment.strftime("%Y-%m-%d %H:%M") if moment else "-"
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as seen from the current directory, if it is in there."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def count_text(count: int, noun: str, plural: str | None = None) -> str:

@@ -22,6 +22,7 @@ Value = TypeVar("Value")
 
 #: So many schemas are listed, even if all went well.
 _LISTED: Final = 20
+_NAMES_SHOWN: Final = 5
 
 _FINISHING: Final = "Stopping: what is in flight is finished. Once more, and it is undone."
 _UNDOING: Final = "Stopping: what is in flight is undone."
@@ -150,7 +151,8 @@ def attend(invocation: Invocation, doing: str, function: Callable[[], Value]) ->
         if signals.exit_code is not None:
             raise Interrupted(signals.exit_code) from work.error
         raise work.error
-    return work.value  # type: ignore[return-value]
+    value: Value = work.value
+    return value
 
 
 class _Work(threading.Thread):
@@ -232,6 +234,10 @@ def _row(result: Result) -> list[Any]:
     ]
 
 
-def told_count(schemas: Sequence[str] | None) -> str:
-    """Return how many schemas are meant, in words."""
-    return "the whole fleet" if schemas is None else count_text(len(schemas), "schema")
+def told_names(schemas: Sequence[str] | None) -> str:
+    """Return which schemas are meant, in words."""
+    if schemas is None:
+        return "the whole fleet"
+    if len(schemas) <= _NAMES_SHOWN:
+        return ", ".join(schemas)
+    return f"{count_text(len(schemas), 'schema')}, {schemas[0]} to {schemas[-1]},"

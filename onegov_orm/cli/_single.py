@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from onegov_orm.cli._exits import Exit
@@ -31,7 +32,7 @@ def each(
     for schema in schemas:
         started = time.monotonic()
         try:
-            detail = attend(invocation, f"{doing} {schema}", lambda name=schema: function(name))
+            detail = attend(invocation, f"{doing} {schema}", partial(function, schema))
             outcome, told, error = Outcome.DONE, str(detail or ""), ""
         except Interrupted:
             raise

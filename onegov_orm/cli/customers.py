@@ -119,9 +119,7 @@ def create(
     spare schema is used if there is one, which takes milliseconds.
     """
     fleet = invocation.fleet(needs_models=True)
-    return each(
-        invocation, "Creating", "Created", schemas, lambda name: _quiet(fleet.create(name))
-    )
+    return each(invocation, "Creating", "Created", schemas, fleet.create)
 
 
 def rename(invocation: Invocation, schema: SchemaArgument, new: NewNameArgument) -> None:
@@ -170,11 +168,7 @@ def adopt(
     checked as all others are. Its tables and rows are left alone.
     """
     fleet = invocation.fleet()
-    return each(invocation, "Adopting", "Adopted", schemas, lambda name: _quiet(fleet.adopt(name)))
-
-
-def _quiet(_: Any) -> None:
-    """Leave out what a function returned."""
+    return each(invocation, "Adopting", "Adopted", schemas, fleet.adopt)
 
 
 def _row(overview: Overview) -> list[Any]:

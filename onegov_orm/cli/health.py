@@ -8,12 +8,11 @@ import typer
 
 from onegov_orm.cli._command import command
 from onegov_orm.cli._errors import explain
-from onegov_orm.cli._exits import Exit, Problem
+from onegov_orm.cli._exits import Exit
 from onegov_orm.cli._invocation import Invocation
 from onegov_orm.cli._options import Selection
-from onegov_orm.cli._output import Column, state_text
 from onegov_orm.cli._panels import HEALTH
-from onegov_orm.cli._running import attend, chosen
+from onegov_orm.cli._running import attend
 
 
 def register(app: typer.Typer) -> None:

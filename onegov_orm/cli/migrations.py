@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onegov_orm.cli._command import command
 from onegov_orm.cli._exits import Exit
 from onegov_orm.cli._invocation import Invocation
-from onegov_orm.cli._matrix import FoundOption, show_matrix
+from onegov_orm.cli._matrix import FoundOption, Matrix
 from onegov_orm.cli._options import Running, Selection, YesOption
 from onegov_orm.cli._panels import MIGRATIONS
-from onegov_orm.cli._running import attend, chosen, run, told_count
+from onegov_orm.cli._running import attend, chosen, run, told_names
+
+if TYPE_CHECKING:
+    from onegov_orm.fleet import Fleet
 
 _RUN_EXITS = (Exit.OK, Exit.FAILED, Exit.NOT_FOUND, Exit.INTERRUPTED, Exit.TERMINATED)
 
@@ -26,6 +30,13 @@ NeededTargetOption = Annotated[
     str,
     typer.Option(
         "--to", metavar="REVISION", show_default=False, help="The revision: an id, -1, base."
+    ),
+]
+
+ReplayOption = Annotated[
+    bool,
+    typer.Option(
+        "--replay/--live", help="Send what revisions send, or have Alembic run each of them."
     ),
 ]
 
@@ -75,6 +86,7 @@ def migrate(
     running: Running,
     to: TargetOption = "heads",
     dry_run: DryRunOption = False,
+    replay: ReplayOption = True,
 ) -> Exit:
     """Bring all schemas to the newest revision, or to another one.
 
@@ -86,11 +98,9 @@ def migrate(
     fleet = invocation.fleet()
     schemas = chosen(invocation, selection)
     if dry_run:
-        return _show_sql(invocation, selection, lambda names: fleet.migrations.sql(to, names))
-    return run(
-        invocation, "Migrating", lambda **options: fleet.migrate(to, **options), running,
-        schemas=schemas,
-    )  # fmt: skip
+        return _show_sql(invocation, fleet, schemas, to)
+    function = partial(fleet.migrate, to, replay=replay)
+    return run(invocation, "Migrating", function, running, schemas=schemas)
 
 
 def status(
@@ -109,10 +119,9 @@ def status(
     fleet = invocation.fleet()
     schemas = chosen(invocation, selection)
     found = attend(invocation, "Looking", lambda: fleet.status(schemas=schemas))
-    return show_matrix(
-        invocation, found, "revision", list_all=everything, says=exit_code,
-        titles=_titles(fleet),
-    )  # fmt: skip
+    titles = {} if found.is_current else _titles(fleet)
+    matrix = Matrix("revision", found.schemas, found.as_dict(), titles)
+    return matrix.show(invocation.output, list_all=everything, says=exit_code)
 
 
 def downgrade(
@@ -120,7 +129,7 @@ def downgrade(
     selection: Selection,
     running: Running,
     to: NeededTargetOption,
-    dry_run: DryRunOption = False,
+    replay: ReplayOption = True,
     yes: YesOption = False,
 ) -> Exit:
     """Take revisions back, down to the one that is named.
@@ -130,11 +139,9 @@ def downgrade(
     """
     fleet = invocation.fleet()
     schemas = chosen(invocation, selection)
-    invocation.confirm(f"Downgrade {told_count(schemas)} to {to}? Data may be lost.", yes)
-    return run(
-        invocation, "Downgrading", lambda **options: fleet.downgrade(to, **options), running,
-        schemas=schemas,
-    )  # fmt: skip
+    invocation.confirm(f"Downgrade {told_names(schemas)} to {to}? Data may be lost.", yes)
+    function = partial(fleet.downgrade, to, replay=replay)
+    return run(invocation, "Downgrading", function, running, schemas=schemas)
 
 
 def stamp(
@@ -142,6 +149,9 @@ def stamp(
     selection: Selection,
     running: Running,
     to: NeededTargetOption,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Forget what they were at, unknown revisions too.")
+    ] = False,
     yes: YesOption = False,
 ) -> Exit:
     """Note that schemas are at a revision, without running anything.
@@ -152,16 +162,36 @@ def stamp(
     fleet = invocation.fleet()
     schemas = chosen(invocation, selection)
     if schemas is None or len(schemas) > 1:
-        invocation.confirm(f"Stamp {told_count(schemas)} with {to}?", yes)
-    return run(
-        invocation, "Stamping", lambda **options: fleet.stamp(to, **options), running,
-        schemas=schemas,
-    )  # fmt: skip
+        invocation.confirm(f"Stamp {told_names(schemas)} with {to}?", yes)
+    function = partial(fleet.stamp, to, purge=purge)
+    return run(invocation, "Stamping", function, running, schemas=schemas)
 
 
-def _titles(fleet: Any) -> dict[str, str]:
-    return {}
+def _titles(fleet: Fleet) -> dict[str, str]:
+    """Return what the revisions are about."""
+    return {script.revision: script.doc.rstrip(".") for script in fleet.migrations.history()}
 
 
-def _show_sql(invocation: Invocation, selection: Selection, function: Any) -> Exit:
+def _show_sql(
+    invocation: Invocation, fleet: Fleet, schemas: list[str] | None, target: str
+) -> Exit:
+    """Show the SQL once for all schemas that stand at the same point."""
+    output = invocation.output
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for each in attend(invocation, "Looking", lambda: fleet.status(schemas=schemas)).schemas:
+        groups.setdefault(each.revisions, []).append(each.schema)
+    scripts = [
+        {"schemas": names, "revisions": revisions, "sql": fleet.migrations.sql(target, names[0])}
+        for revisions, names in groups.items()
+    ]
+
+    def tell() -> None:
+        for script in scripts:
+            names = script["schemas"]
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            start = ", ".join(script["revisions"]) or "base"
+            output.say(f"-- {names[0]}{more}, from {start}", "bold")
+            output.say(str(script["sql"]).strip() or "-- nothing")
+
+    output.show(scripts, tell)
     return Exit.OK

@@ -6,6 +6,7 @@ import code
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,18 +136,14 @@ def _converse(schema: str, names: dict[str, Any]) -> None:
 
 def _converse_in_ipython(schema: str, names: dict[str, Any], banner: str) -> None:
     # It is used if it is installed; nothing asks for it.
-    from IPython import start_ipython
-    from IPython.terminal.prompts import Prompts, Token
-    from traitlets.config import Config
+    ipython = import_module("IPython")
+    prompts = import_module("IPython.terminal.prompts")
+    config = import_module("traitlets.config").Config()
 
-    class SchemaPrompts(Prompts):  # type: ignore[misc]
-        """Name the schema in front of each input."""
+    def in_prompt_tokens(_: Any) -> list[tuple[Any, str]]:
+        return [(prompts.Token.Prompt, f"{schema}>>> ")]
 
-        def in_prompt_tokens(self) -> list[tuple[Any, str]]:
-            """Return the prompt."""
-            return [(Token.Prompt, f"{schema}>>> ")]
-
-    config = Config()
-    config.TerminalInteractiveShell.prompts_class = SchemaPrompts
+    own_prompts = type("SchemaPrompts", (prompts.Prompts,), {"in_prompt_tokens": in_prompt_tokens})
+    config.TerminalInteractiveShell.prompts_class = own_prompts
     config.TerminalInteractiveShell.banner1 = f"{banner}\n"
-    start_ipython(argv=[], user_ns=names, config=config)
+    ipython.start_ipython(argv=[], user_ns=names, config=config)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 import typer
 
@@ -45,20 +46,16 @@ def suspend(
     """
     fleet = invocation.fleet()
 
-    def function(name: str) -> Any:
-        fleet.suspend(name, note)
-
-    return each(invocation, "Suspending", "Suspended", _names(invocation, schemas), function)
+    suspend_with_note = partial(fleet.suspend, note=note)
+    names = _names(invocation, schemas)
+    return each(invocation, "Suspending", "Suspended", names, suspend_with_note)
 
 
 def resume(invocation: Invocation, schemas: SchemasArgument) -> Exit:
     """Let suspended customers work again."""
     fleet = invocation.fleet()
 
-    def function(name: str) -> Any:
-        fleet.resume(name)
-
-    return each(invocation, "Resuming", "Resumed", _names(invocation, schemas), function)
+    return each(invocation, "Resuming", "Resumed", _names(invocation, schemas), fleet.resume)
 
 
 def note(
@@ -71,10 +68,8 @@ def note(
     """Write a note about a customer, which `list` shows. It takes the place of the last one."""
     fleet = invocation.fleet()
 
-    def function(name: str) -> Any:
-        fleet.annotate(name, text)
-
-    return each(invocation, "Noting", "Noted about", [schema], function)
+    annotate = partial(fleet.annotate, note=text)
+    return each(invocation, "Noting", "Noted about", [schema], annotate)
 
 
 def _names(invocation: Invocation, schemas: list[str]) -> list[str]:

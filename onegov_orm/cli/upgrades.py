@@ -9,7 +9,7 @@ import typer
 from onegov_orm.cli._command import command
 from onegov_orm.cli._exits import Exit
 from onegov_orm.cli._invocation import Invocation
-from onegov_orm.cli._matrix import FoundOption, show_matrix
+from onegov_orm.cli._matrix import FoundOption, Matrix
 from onegov_orm.cli._options import Running, Selection
 from onegov_orm.cli._panels import MIGRATIONS
 from onegov_orm.cli._running import attend, chosen, run
@@ -44,5 +44,6 @@ def upgrade(
     schemas = chosen(invocation, selection)
     if dry_run:
         found = attend(invocation, "Looking", lambda: fleet.upgrade_status(schemas=schemas))
-        return show_matrix(invocation, found, "task", list_all=running.verbose, says=exit_code)
+        matrix = Matrix("task", found, [each.as_dict() for each in found])
+        return matrix.show(invocation.output, list_all=running.verbose, says=exit_code)
     return run(invocation, "Upgrading", fleet.upgrade, running, schemas=schemas)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.fleet import cloning, doctor, drift, dumps, lifecycle, selection
 from onegov_orm.fleet._context import FleetContext
+from onegov_orm.fleet._versions import read_standings
 from onegov_orm.fleet.doctor import Verdict
 from onegov_orm.fleet.drift import DriftReport
 from onegov_orm.fleet.lifecycle import Spare, Trashed
@@ -24,12 +26,12 @@ from onegov_orm.fleet.runner import (
     Step,
     run_named_step,
 )
-from onegov_orm.fleet.upgrades import Upgrades
+from onegov_orm.fleet.upgrades import Upgrades, UpgradeStatus
 from onegov_orm.marks import LIVE, State
 from onegov_orm.names import SchemaName
 
 if TYPE_CHECKING:
-    from onegov_orm.fleet.migrations import Migrations
+    from onegov_orm.fleet.migrations import Migrations, Status
     from onegov_orm.session_manager import SessionManager
 
 
@@ -99,8 +101,13 @@ class Fleet:
     ) -> list[Overview]:
         """Return the customers with size, tables, rows, revision and dates."""
         customers = self.customers(namespace, states=states, names=names)
+        standings = read_standings(self.context, (each.schema for each in customers))
         with self.context.connected() as connection:
-            return read_overview(connection, customers)
+            numbers = read_overview(connection, customers)
+        return [
+            replace(each, revisions=tuple(sorted(standings[each.schema].versions)))
+            for each in numbers
+        ]
 
     # -- the life of one schema
 
@@ -136,9 +143,7 @@ class Fleet:
         on_result: OnResult | None = None,
     ) -> Report:
         """Drop what is in the trash for good, in batches that the server has locks for."""
-        return lifecycle.purge(
-            self.context, names, older_than=older_than, on_result=on_result
-        )
+        return lifecycle.purge(self.context, names, older_than=older_than, on_result=on_result)
 
     def suspend(self, schema: str, note: str | None = None) -> None:
         """Have the sessions of a customer refused, in all processes within five seconds."""
@@ -170,9 +175,7 @@ class Fleet:
         """Write a schema, with its data, to a file."""
         dumps.dump(self.context, schema, file)
 
-    def restore(
-        self, file: str | os.PathLike[str] | BinaryIO, schema: str | None = None
-    ) -> str:
+    def restore(self, file: str | os.PathLike[str] | BinaryIO, schema: str | None = None) -> str:
         """Make a schema from a file, under its own or another name, which is returned."""
         return dumps.restore(self.context, file, schema)
 
@@ -218,21 +221,38 @@ class Fleet:
 
         return Migrations(self.context, self._folder)
 
-    def status(self, **selection: Any) -> Any:
+    def status(self, schemas: Iterable[str] | None = None) -> Status:
         """Return the revisions of each schema, and what is pending; asks the server once."""
-        return self.migrations.status(**selection)
+        return self.migrations.status(schemas)
 
-    def migrate(self, target: str = "heads", **run: Any) -> Report:
-        """Run the pending migrations of each schema."""
-        return self.migrations.migrate(target, **run)
+    def migrate(
+        self, target: str = "heads", *, replay: bool = True, **run: Unpack[RunArguments]
+    ) -> Report:
+        """Run the pending migrations of each schema.
 
-    def downgrade(self, target: str, **run: Any) -> Report:
+        With ``replay=False`` Alembic runs each revision in each schema, also those that are
+        the same statements everywhere.
+        """
+        return self.migrations.migrate(target, replay=replay, **run)
+
+    def downgrade(
+        self, target: str, *, replay: bool = True, **run: Unpack[RunArguments]
+    ) -> Report:
         """Take migrations of each schema back, down to the target."""
-        return self.migrations.downgrade(target, **run)
+        return self.migrations.downgrade(target, replay=replay, **run)
 
-    def stamp(self, target: str = "heads", **run: Any) -> Report:
-        """Note in each schema that it is at the target, without running anything."""
-        return self.migrations.stamp(target, **run)
+    def stamp(
+        self,
+        target: str | Sequence[str] = "heads",
+        *,
+        purge: bool = False,
+        **run: Unpack[RunArguments],
+    ) -> Report:
+        """Note in each schema that it is at the target, without running anything.
+
+        With ``purge=True`` whatever it was at is forgotten.
+        """
+        return self.migrations.stamp(target, purge=purge, **run)
 
     # -- upgrade tasks
 
@@ -241,13 +261,15 @@ class Fleet:
         """The upgrade tasks."""
         return Upgrades(self.context, self._modules)
 
-    def upgrade(self, **run: Any) -> Report:
-        """Run the pending upgrade tasks of each schema."""
-        return self.upgrades.upgrade(**run)
+    def upgrade(
+        self, *, task: str | None = None, dry_run: bool = False, **run: Unpack[RunArguments]
+    ) -> Report:
+        """Run the pending upgrade tasks of each schema; with ``dry_run=True`` all is undone."""
+        return self.upgrades.upgrade(task=task, dry_run=dry_run, **run)
 
-    def upgrade_status(self, **selection: Any) -> Any:
+    def upgrade_status(self, schemas: Iterable[str] | None = None) -> list[UpgradeStatus]:
         """Return the pending upgrade tasks of each schema; asks the server once."""
-        return self.upgrades.status(**selection)
+        return self.upgrades.status(schemas)
 
     def _names(self, schemas: Iterable[str] | None) -> list[SchemaName]:
         return [customer.schema for customer in self.customers(names=schemas)]

@@ -46,9 +46,7 @@ class ConnectedJob:
 
     def configure(self, context: Any, options: dict[str, Any]) -> None:
         """Do it."""
-        run_configured(
-            context, self._connection, self._schema, comparing(options, self._tables)
-        )
+        run_configured(context, self._connection, self._schema, comparing(options, self._tables))
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,9 +59,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"compare_type": True, "compare_server_default": True, **options}
 
 
-def run_configured(
-    context: Any, connection: Any, schema: str, options: Mapping[str, Any]
-) -> None:
+def run_configured(context: Any, connection: Any, schema: str, options: Mapping[str, Any]) -> None:
     """Have Alembic do what it was asked for in one schema."""
     context.configure(connection=connection, version_table_schema=None, **options)
     with context.begin_transaction():

@@ -7,20 +7,28 @@ The lock belongs to the connection and not to a transaction: a revision with an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
+from alembic.util import CommandError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from onegov_orm._marking import find_mark, write_mark
-from onegov_orm.errors import PoolerRestriction
+from onegov_orm.errors import OrmError, PoolerRestriction
 from onegov_orm.fleet import _sql_migrations
+from onegov_orm.fleet._migration_failure import failure_in
 from onegov_orm.fleet._migration_plans import Goal, told, unbound
-from onegov_orm.fleet._migration_scripts import ALEMBIC, Scripts, configuration, translated
+from onegov_orm.fleet._migration_scripts import (
+    ALEMBIC,
+    Scripts,
+    configuration,
+    revision_of,
+    translated,
+)
 from onegov_orm.fleet.runner import Skipped
 from onegov_orm.marks import now
 from onegov_orm.provisioning import lock, lock_key
@@ -69,20 +77,21 @@ class LiveWorker:
         run = _Run(self._scripts, self._goal)
         config = configuration(self._scripts.folder, schema=str(schema))
         environment = EnvironmentContext(config, self._scripts.directory, fn=run.steps)
+        # Running env.py, if it has not been yet, would end an environment around it.
+        options = {
+            **unbound(self._scripts.options),
+            "connection": connection,
+            "version_table_schema": str(schema),
+        }
+        options["on_version_apply"] = [*_hooks(options), run.on_version_apply]
         with environment:
-            options = {
-                **unbound(self._scripts.options),
-                "connection": connection,
-                "version_table_schema": str(schema),
-            }
-            options["on_version_apply"] = [*_hooks(options), run.on_version_apply]
             environment.configure(**options)
             context = environment.get_context()
             watch_autocommit(context, schema)
             with environment.begin_transaction():
                 if not is_locked:
                     lock(connection, f"schema {schema}")
-                with Operations.context(context):
+                with Operations.context(context), run.watching():
                     context.run_migrations()
                 note_migration(connection, schema)
         return run.told()
@@ -96,7 +105,8 @@ class _Run:
         self._goal = goal
         self._start: frozenset[str] = frozenset()
         self._end: frozenset[str] = frozenset()
-        self._count = 0
+        self._due: list[str] = []
+        self._done = 0
 
     def steps(self, heads: Any, _context: Any) -> list[Any]:
         """Return what Alembic is to run from here; raises `Skipped` if it is nothing."""
@@ -105,22 +115,35 @@ class _Run:
         steps = self._scripts.steps(self._goal.direction, self._goal.target, heads)
         if not steps:
             raise Skipped(f"at {', '.join(sorted(heads)) or 'base'}")
-        self._count = len(steps)
+        self._due = [revision_of(step) for step in steps]
         return steps
 
     def on_version_apply(self, *, heads: set[str], **_: Any) -> None:
         """Note where it has led to so far."""
         self._end = frozenset(heads)
+        self._done += 1
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Raise what a revision raises such that it is named."""
+        try:
+            yield
+        except (Skipped, OrmError, CommandError):
+            raise
+        except Exception as exc:
+            if self._done >= len(self._due):
+                raise
+            raise failure_in(self._due[self._done], exc) from exc
 
     def told(self) -> str:
         """Return what there is to say once it is done."""
-        return told(self._start, self._end, self._count)
+        return told(self._start, self._end, len(self._due))
 
 
 def note_migration(connection: Connection, schema: str) -> None:
     """Write the moment into the schema's mark, if it has one."""
     # Where each revision has a transaction of its own, none is open by now.
-    block = suppress() if connection.in_transaction() else connection.begin()
+    block: Any = nullcontext() if connection.in_transaction() else connection.begin()
     with block:
         mark = find_mark(connection, schema)
         if mark is not None:

@@ -160,8 +160,14 @@ class Planner:
     ) -> None:
         """Run the revisions without a database."""
         scripts = self._scripts
-        environment = _RecordingEnvironment(scripts.config, scripts.directory)
-        environment.connection = connection
+        # Alembic's proxies know its own class only, which is why this is no subclass.
+        environment: Any = EnvironmentContext(scripts.config, scripts.directory)
+
+        def get_x_argument(as_dictionary: bool = False) -> Any:
+            # The schema is among them.
+            raise connection.refuse("it asks for the arguments of -x")
+
+        environment.get_x_argument = get_x_argument
         options = {
             **unbound(scripts.options),
             "fn": lambda heads, context: recorder.steps(steps),
@@ -171,16 +177,6 @@ class Planner:
         environment._migration_context = context
         with environment, Operations.context(context):
             context.run_migrations()
-
-
-class _RecordingEnvironment(EnvironmentContext):
-    """What revisions find as ``alembic.context`` while they are recorded."""
-
-    connection: RecordingConnection
-
-    def get_x_argument(self, as_dictionary: bool = False) -> Any:
-        """Refuse: the schema is among these arguments."""
-        raise self.connection.refuse("it asks for the arguments of -x")
 
 
 def unbound(options: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from onegov_orm.errors import OrmError
+from onegov_orm.fleet._migration_failure import RevisionFailure, failure
 from onegov_orm.fleet.runner import Skipped
 
 if TYPE_CHECKING:
@@ -24,15 +24,6 @@ _LAST_BYTES: Final = 2000
 _CLOSING_SECONDS: Final = 5
 
 Message = dict[str, Any]
-
-
-class ProcessFailure(OrmError):
-    """A revision failed in a process of its own.
-
-    What is raised is a class of this kind with the name of the error over there.
-    """
-
-    sqlstate: str | None = None
 
 
 class ProcessWorker:
@@ -77,7 +68,7 @@ class ProcessWorker:
             self._said.close()
 
     def _start(self) -> None:
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", _MODULE],
             stdin=subprocess.PIPE,
@@ -104,10 +95,10 @@ class ProcessWorker:
         if answer["outcome"] == "failed":
             if "schema" not in message:
                 self.close()
-            raise _failure(answer["kind"], answer["reason"], answer["sqlstate"])
+            raise failure(answer["kind"], answer["reason"], answer["sqlstate"])
         return answer
 
-    def _crash(self) -> ProcessFailure:
+    def _crash(self) -> RevisionFailure:
         """Return the error for a process that ended in the middle of a schema."""
         process: Any = self._process
         code = process.wait()
@@ -118,7 +109,7 @@ class ProcessWorker:
         self.close()
         ended = f"signal {-code}" if code < 0 else f"status {code}"
         more = f": {lines[-1]}" if lines else ""
-        return ProcessFailure(f"the process that ran the revisions ended with {ended}{more}")
+        return RevisionFailure(f"the process that ran the revisions ended with {ended}{more}")
 
 
 def first_message(
@@ -150,10 +141,3 @@ def first_message(
     except (TypeError, ValueError):
         return None
     return message
-
-
-def _failure(kind: str, reason: str, sqlstate: str | None) -> ProcessFailure:
-    named: type[ProcessFailure] = type(kind, (ProcessFailure,), {})
-    error = named(reason)
-    error.sqlstate = sqlstate
-    return error

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import DBAPIError
 
+from onegov_orm import _sql
 from onegov_orm._ddl import run_script
 from onegov_orm.errors import ForeignSchema, MigrationError
 from onegov_orm.fleet import _sql_migrations
+from onegov_orm.fleet._migration_failure import failure_in
 from onegov_orm.fleet._migration_live import LiveWorker
 from onegov_orm.fleet._migration_plans import Goal, Move, Planner
 from onegov_orm.fleet._migration_process import ProcessWorker, first_message
@@ -109,9 +111,7 @@ class MigrationRun:
             raise errors[0]
         return finished, due
 
-    def _first_message(
-        self, options: RunOptions, due: list[SchemaName]
-    ) -> dict[str, Any] | None:
+    def _first_message(self, options: RunOptions, due: list[SchemaName]) -> dict[str, Any] | None:
         """Return what processes are told, None where one schema at a time is migrated anyway."""
         if min(options.workers, len(due)) < 2:
             return None
@@ -140,6 +140,8 @@ class MigrationWorker:
         self._live = live
         self._timeout = options.lock_timeout_seconds
         self._driver: Any = None
+        #: Which message of a script was sent last.
+        self._number = 0
 
     def work(self, schema: SchemaName) -> str:
         """Run what is due; raises `Skipped` if that is nothing by now."""
@@ -156,7 +158,7 @@ class MigrationWorker:
                 # Somebody else was there first, or there is a real mistake.
                 found = self._look_again(schema, standing, exc)
                 if found is None:
-                    raise
+                    raise self._failure(move, exc) from exc
                 standing = found
             else:
                 return move.detail
@@ -176,26 +178,19 @@ class MigrationWorker:
         self._live.close()
 
     def _replay(self, schema: SchemaName, standing: Standing, move: Move) -> None:
-        closing = self._mark(schema, standing)
+        """Send the script of the move, in one transaction."""
         key = lock_key(f"schema {schema}")
         messages = list(move.messages(schema, standing, key))
-        messages[-1].extend(closing)
+        messages[-1].append(_mark_of(schema, standing))
         context = self._job.context
         with context.connected(schema, lock_timeout_seconds=self._timeout) as connection:
             self._driver = connection.connection.dbapi_connection
             try:
                 with connection.begin():
-                    for number, message in enumerate(messages):
-                        with _named(move, number):
-                            run_script(connection, message)
+                    for self._number, message in enumerate(messages):
+                        run_script(connection, message)
             finally:
                 self._driver = None
-
-    def _mark(self, schema: SchemaName, standing: Standing) -> list[str]:
-        mark = Mark.parse(standing.comment)
-        if mark is None:
-            raise ForeignSchema(schema)
-        return [mark_sql(schema, mark)]
 
     def _look_again(
         self, schema: SchemaName, standing: Standing, error: DBAPIError
@@ -207,3 +202,32 @@ class MigrationWorker:
         with self._job.context.connected() as connection, connection.begin():
             found = read_standing(connection, schema)
         return None if found == standing else found
+
+    def _failure(self, move: Move, error: DBAPIError) -> BaseException:
+        """Return an error such that it tells the revision, if it was one."""
+        if not move.revisions or error.connection_invalidated:
+            return error
+        return failure_in(move.revisions[self._number], error)
+
+
+class _Counter:
+    """Tells of results, and how many there are so far."""
+
+    def __init__(self, on_result: OnResult | None, total: int) -> None:
+        self._on_result = on_result
+        self._total = total
+        self._number = 0
+
+    def __call__(self, result: Result, *_: int) -> None:
+        """Tell of one more."""
+        self._number += 1
+        if self._on_result is not None:
+            self._on_result(result, self._number, self._total)
+
+
+def _mark_of(schema: SchemaName, standing: Standing) -> str:
+    """Return what writes the moment into the schema's mark."""
+    mark = Mark.parse(standing.comment)
+    if mark is None:
+        raise ForeignSchema(schema)
+    return _sql.comment_on_schema(schema, replace(mark, migrated=now()).comment)

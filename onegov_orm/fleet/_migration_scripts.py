@@ -52,6 +52,7 @@ class Scripts:
         with ALEMBIC, translated():
             self.config = configuration(self.folder)
             self.directory = _directory(self.config)
+            _load(self.directory)
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -170,19 +171,31 @@ def _directory(config: Config) -> ScriptDirectory:
     return directory
 
 
-class _Environment(EnvironmentContext):
-    """What an env.py finds that is run for its options only."""
-
-    def configure(self, *_: Any, **__: Any) -> None:
-        """Refuse: who gets here would migrate a schema that nobody named."""
-        raise MigrationError(f"{self.script.dir}/env.py calls context.configure(): it {_ADVICE}")
+def _load(directory: ScriptDirectory) -> None:
+    """Load all revisions; raises `MigrationError` for a mistake in one of them."""
+    try:
+        directory.get_revisions("heads")
+    except CommandError:
+        raise
+    except Exception as exc:
+        raise MigrationError(
+            f"the revisions in {directory.dir} can't be read: {type(exc).__name__}: {exc}"
+        ) from exc
 
 
 def _options(config: Config, directory: ScriptDirectory) -> dict[str, Any]:
     job = OptionsJob()
     config.attributes[ATTRIBUTE] = job
+    # Alembic's proxies know its own class only, which is why this is no subclass.
+    environment: Any = EnvironmentContext(config, directory)
+
+    def configure(*_: Any, **__: Any) -> None:
+        # Who gets here would migrate a schema that nobody named.
+        raise MigrationError(f"{directory.dir}/env.py calls context.configure(): it {_ADVICE}")
+
+    environment.configure = configure
     try:
-        with _Environment(config, directory):
+        with environment:
             directory.run_env()
     except Exception as exc:
         if isinstance(exc, (OrmError, CommandError)) or _calls_run(directory):

@@ -39,9 +39,7 @@ def migrate_one(
     # The path is set while connecting: SQLAlchemy asks for the default schema but once.
     path = _sql.search_path((schema, extensions_schema))
     settings = _sql.startup_options({"search_path": path, "lock_timeout": _LOCK_TIMEOUT})
-    engine = create_engine(
-        parse_dsn(dsn), poolclass=NullPool, connect_args={"options": settings}
-    )
+    engine = create_engine(parse_dsn(dsn), poolclass=NullPool, connect_args={"options": settings})
     with engine.connect() as connection:
         if not schema_exists(connection, schema):
             raise CommandError(str(SchemaNotFound(schema)))

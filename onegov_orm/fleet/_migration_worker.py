@@ -19,10 +19,11 @@ from sqlalchemy.orm import declarative_base
 
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.fleet._context import FleetContext
+from onegov_orm.fleet._migration_failure import described
 from onegov_orm.fleet._migration_live import LiveWorker
 from onegov_orm.fleet._migration_plans import Goal
 from onegov_orm.fleet._migration_scripts import Direction, Scripts
-from onegov_orm.fleet.runner import Skipped, one_line
+from onegov_orm.fleet.runner import Skipped
 from onegov_orm.names import found_schema
 from onegov_orm.session_manager import SessionManager
 
@@ -115,10 +116,8 @@ def _target(target: str | list[str]) -> str | tuple[str, ...]:
 
 
 def _failure(error: BaseException) -> Message:
-    original = getattr(error, "orig", None) or error
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    kind, _, reason = one_line(error).partition(": ")
-    return {"outcome": "failed", "kind": kind, "reason": reason, "sqlstate": state}
+    kind, reason, sqlstate = described(error)
+    return {"outcome": "failed", "kind": kind, "reason": reason, "sqlstate": sqlstate}
 
 
 def _own_streams() -> tuple[IO[str], IO[str]]:

@@ -9,7 +9,7 @@ something else the second time.
 from __future__ import annotations
 
 import ast
-import datetime
+import datetime as dt
 import decimal
 import enum
 import inspect
@@ -168,8 +168,8 @@ class RecordingConnection:
 
 #: Values that literals can be written of.
 _PLAIN_VALUES: Final = (
-    str, int, float, bool, NoneType, decimal.Decimal, datetime.date, datetime.time,
-    datetime.timedelta, uuid.UUID, enum.Enum, dict,
+    str, int, float, bool, NoneType, decimal.Decimal, dt.date, dt.time,
+    dt.timedelta, uuid.UUID, enum.Enum, dict,
 )  # fmt: skip
 
 

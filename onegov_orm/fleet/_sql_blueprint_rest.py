@@ -156,8 +156,10 @@ _RELATION_WORD: Final = """
     THEN 'SEQUENCE' WHEN 'i' THEN 'INDEX' WHEN 'I' THEN 'INDEX' ELSE 'TABLE' END
 """
 
+#: With an aggregate's arguments, which only statements about aggregates understand.
 _ROUTINE: Final = """
-    pg_catalog.format('%I(%s)', proc.proname, COALESCE(
+    pg_catalog.format('%s %I(%s)', CASE proc.prokind WHEN 'a' THEN 'AGGREGATE' ELSE 'ROUTINE' END,
+        proc.proname, COALESCE(
         NULLIF(pg_catalog.pg_get_function_identity_arguments(proc.oid), ''),
         CASE proc.prokind WHEN 'a' THEN '*' END))
 """
@@ -228,7 +230,7 @@ COMMENTS: Final = (
             _comments(
                 "pg_proc",
                 "proc",
-                f"'ROUTINE ' || {_ROUTINE}",
+                _ROUTINE,
                 _of_schema("proc", "pronamespace"),
             ),
             _comments(
@@ -259,7 +261,9 @@ _GRANTED: Final = f"""
         FROM pg_catalog.pg_class AS class
         JOIN pg_catalog.pg_attribute AS field ON field.attrelid = class.oid
         WHERE class.relnamespace = {NAMESPACE} AND NOT field.attisdropped
-        UNION ALL SELECT 'ROUTINE ' || {_ROUTINE}, proc.proowner, proc.proacl, NULL
+        UNION ALL SELECT 'ROUTINE '
+            || CAST(CAST(proc.oid AS pg_catalog.regprocedure) AS text), proc.proowner,
+            proc.proacl, NULL
         FROM pg_catalog.pg_proc AS proc
         WHERE proc.pronamespace = {NAMESPACE}
         UNION ALL SELECT pg_catalog.format('TYPE %I', type.typname), type.typowner, type.typacl, NULL
@@ -330,7 +334,7 @@ OWNERS: Final = f"""
             SELECT FROM pg_catalog.pg_depend AS dependency
             WHERE dependency.classid = {class_of("pg_class")} AND dependency.objid = class.oid
             AND dependency.deptype IN ('a', 'i')))
-    UNION ALL SELECT 'ROUTINE ' || {_ROUTINE},
+    UNION ALL SELECT {_ROUTINE},
         CAST(pg_catalog.pg_get_userbyid(proc.proowner) AS text)
     FROM pg_catalog.pg_proc AS proc
     WHERE proc.pronamespace = {NAMESPACE} AND NOT EXISTS (

@@ -6,6 +6,9 @@ path is moved to each schema while its objects are described, in one statement f
 and is what it was again at the statement's end.
 """
 
+# What is put together here are constants of these modules; see the parameters for the rest.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
 from typing import Final
@@ -83,6 +86,7 @@ _ITEMS: Final = f"""
 _HASHES: Final = """
     SELECT schema, pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
             pg_catalog.string_agg(line, chr(10) ORDER BY line COLLATE "C"), 'UTF8')), 'hex')
+        AS digest
     FROM (SELECT schema, pg_catalog.format('%L %L %L', kind, name, definition) AS line
           FROM item) AS told
     GROUP BY schema

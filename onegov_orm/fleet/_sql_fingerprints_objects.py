@@ -5,6 +5,9 @@ leaves the schema's name away; see `_sql_fingerprints`. What the server prints w
 any case is put together here.
 """
 
+# What is put together here are constants of these modules; see the parameters for the rest.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
 from typing import Final
@@ -15,12 +18,12 @@ def catalog_of(name: str) -> str:
     return f"CAST('pg_catalog.{name}' AS pg_catalog.regclass)"
 
 
-def is_own(catalog: str, oid: str) -> str:
+def is_own(catalog: str, oid: str, kinds_of_members: str = "'e'") -> str:
     """Leave out what belongs to an extension."""
     return f"""NOT EXISTS (
         SELECT FROM pg_catalog.pg_depend AS member
         WHERE member.classid = {catalog_of(catalog)} AND member.objid = {oid}
-        AND member.deptype = 'e')"""
+        AND member.deptype IN ({kinds_of_members}))"""
 
 
 def _seen(expression: str, schema: str) -> str:
@@ -243,7 +246,8 @@ _POLICIES: Final = objects(
     "'policy'",
     _of_relation("polname"),
     """
-        CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END, 'FOR ' || CAST(polcmd AS text),
+        CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+        'FOR ' || CAST(polcmd AS text),
         'TO ' || (
             SELECT pg_catalog.string_agg(CASE role WHEN 0 THEN 'PUBLIC'
                 ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(role)) END, ', '
@@ -282,13 +286,14 @@ _TYPES: Final = objects(
                 SELECT base.typcollation FROM pg_catalog.pg_type AS base
                 WHERE base.oid = type.typbasetype)
             THEN 'COLLATE ' || {name_of("regcollation", "typcollation")} END,
-        CASE WHEN typnotnull THEN 'NOT NULL' END, 
+        CASE WHEN typnotnull THEN 'NOT NULL' END,
         'DEFAULT ' || COALESCE(pg_catalog.pg_get_expr(typdefaultbin, 0), typdefault),
         (SELECT pg_catalog.concat_ws(' ', 'OF', {name_of("regtype", "rngsubtype")},
                 'COLLATE ' || {name_of("regcollation", "rngcollation")},
                 (SELECT opcname FROM pg_catalog.pg_opclass AS class WHERE class.oid = rngsubopc),
                 {name_of("regprocedure", "CAST(rngcanonical AS oid)")},
-                {name_of("regprocedure", "CAST(rngsubdiff AS oid)")})
+                {name_of("regprocedure", "CAST(rngsubdiff AS oid)")},
+                {name_of("regtype", "rngmultitypid")})
          FROM pg_catalog.pg_range WHERE rngtypid = type.oid),
         CASE WHEN typtype = 'b' THEN pg_catalog.concat_ws(' ', typlen, typbyval, typalign,
             typstorage, typinput, typoutput, typreceive, typsend, typmodin, typmodout) END""",

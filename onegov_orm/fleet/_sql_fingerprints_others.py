@@ -1,22 +1,30 @@
 """What is told about the objects of a schema that hang on no table: functions and the like."""
 
+# What is put together here are constants of these modules; see the parameters for the rest.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
 from typing import Final
 
-from onegov_orm.fleet._sql_fingerprints_objects import is_own, list_of, name_of, objects
+from onegov_orm.fleet._sql_fingerprints_objects import is_own, name_of, objects
+
+
+def _pattern(name: str) -> str:
+    """Return a regular expression for a name, as it is or in quotes."""
+    escaped = rf"""pg_catalog.regexp_replace(pg_catalog.replace(
+        CAST({name} AS text), '"', '""'), '(\W)', '\\\1', 'g')"""
+    return f"""'"?' || {escaped} || '"?'"""
+
 
 #: The body of a function, which is a text that may name its own schema: it is left away in front
 #: of what the schema holds. A table's alias may be called like the schema, so that only those
 #: words count. Few bodies get as far as the slow part.
-_BODY: Final = r"""
-    CASE WHEN pg_catalog.strpos(prosrc, pg_catalog.quote_ident(wanted.schema) || '.') > 0
-    THEN pg_catalog.regexp_replace(prosrc, '(?<![\w$".])'
-        || pg_catalog.regexp_replace(pg_catalog.quote_ident(wanted.schema), '(\W)', '\\\1', 'g')
-        || '\.(?=(' || (
-            SELECT pg_catalog.string_agg(pg_catalog.regexp_replace(
-                pg_catalog.quote_ident(CAST(held.name AS text)), '(\W)', '\\\1', 'g'), '|')
-            FROM (
+_BODY: Final = rf"""
+    CASE WHEN pg_catalog.strpos(prosrc, pg_catalog.replace(wanted.schema, '"', '""')) > 0
+    THEN pg_catalog.regexp_replace(prosrc,
+        '(?<![\w$".])' || {_pattern("wanted.schema")} || '\.(?=(' || (
+            SELECT pg_catalog.string_agg({_pattern("held.name")}, '|') FROM (
                 SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = wanted.namespace
                 UNION SELECT typname FROM pg_catalog.pg_type
                 WHERE typnamespace = wanted.namespace
@@ -57,6 +65,7 @@ _AGGREGATE: Final = f"""(
             pg_catalog.quote_literal(aggminitval))
         FROM pg_catalog.pg_aggregate WHERE aggfnoid = function.oid)"""
 
+# Those that a range type brings along are left out together with what extensions bring.
 _FUNCTIONS: Final = objects(
     """CASE prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END""",
     """pg_catalog.quote_ident(proname) || '('
@@ -68,7 +77,8 @@ _FUNCTIONS: Final = objects(
         'LANGUAGE ' || lanname,
         CASE provolatile WHEN 'i' THEN 'IMMUTABLE' WHEN 's' THEN 'STABLE' END,
         CASE WHEN proisstrict THEN 'STRICT' END, CASE WHEN proleakproof THEN 'LEAKPROOF' END,
-        CASE WHEN prosecdef THEN 'SECURITY DEFINER' END, 'PARALLEL ' || NULLIF(CAST(proparallel AS text), 'u'),
+        CASE WHEN prosecdef THEN 'SECURITY DEFINER' END,
+        'PARALLEL ' || NULLIF(CAST(proparallel AS text), 'u'),
         'COST ' || procost, 'ROWS ' || NULLIF(prorows, 0),
         'SUPPORT ' || {name_of("regprocedure", "CAST(prosupport AS oid)")},
         'TRANSFORM ' || CAST(CAST(protrftypes AS pg_catalog.regtype[]) AS text),
@@ -77,7 +87,7 @@ _FUNCTIONS: Final = objects(
             pg_catalog.pg_get_function_sqlbody(function.oid), {_BODY}) END""",
     f"""wanted JOIN pg_catalog.pg_proc AS function ON pronamespace = wanted.namespace
     JOIN pg_catalog.pg_language AS language ON language.oid = prolang
-    WHERE {is_own("pg_proc", "function.oid")}""",
+    WHERE {is_own("pg_proc", "function.oid", "'e', 'i'")}""",
     "pg_proc",
     "function.oid",
     schema="wanted",
@@ -201,15 +211,7 @@ _DEFAULT_PRIVILEGES: Final = objects(
 #: One query for each kind of objects that hang on no table.
 OTHERS: Final = {
     "functions": _FUNCTIONS,
-    "others": " UNION ALL ".join(
-        (
-            _OPERATORS,
-            _OPERATOR_CLASSES,
-            _COLLATIONS,
-            _SEARCH_DICTIONARIES,
-            _SEARCH_CONFIGURATIONS,
-            _SCHEMA,
-            _DEFAULT_PRIVILEGES,
-        )
-    ),
+    "others": f"""{_OPERATORS} UNION ALL {_OPERATOR_CLASSES} UNION ALL {_COLLATIONS}
+        UNION ALL {_SEARCH_DICTIONARIES} UNION ALL {_SEARCH_CONFIGURATIONS}
+        UNION ALL {_SCHEMA} UNION ALL {_DEFAULT_PRIVILEGES}""",
 }

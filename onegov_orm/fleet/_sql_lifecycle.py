@@ -52,11 +52,13 @@ HOLDERS: Final = """
     FROM pg_catalog.pg_stat_activity AS activity
     WHERE activity.pid <> pg_catalog.pg_backend_pid() AND activity.pid IN (
         SELECT held.pid FROM pg_catalog.pg_locks AS held
-        JOIN pg_catalog.pg_class AS relation ON relation.oid = held.relation
-        JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = relation.relnamespace
         JOIN pg_catalog.pg_database AS present ON present.oid = held.database
-        WHERE held.granted AND namespace.nspname = CAST(:schema AS text)
-        AND present.datname = pg_catalog.current_database()
+        LEFT JOIN pg_catalog.pg_class AS relation ON relation.oid = held.relation
+        LEFT JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = relation.relnamespace
+        WHERE held.granted AND present.datname = pg_catalog.current_database()
+        AND (namespace.nspname = CAST(:schema AS text)
+            OR held.locktype = 'advisory' AND CAST(:key AS bigint) =
+                (CAST(held.classid AS bigint) << 32 | CAST(held.objid AS bigint)))
     )
     ORDER BY activity.xact_start
 """
@@ -125,6 +127,7 @@ FOREIGN_KEYS: Final = """
     JOIN pg_catalog.pg_class AS relation ON relation.oid = link.conrelid
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = relation.relnamespace
     WHERE namespace.nspname = CAST(:schema AS text) AND link.contype = 'f'
+    AND pg_catalog.pg_has_role(relation.relowner, 'USAGE')
     -- What a partition inherited goes with its parent's.
     AND link.conparentid = 0
     ORDER BY link.conrelid, link.oid LIMIT :number
@@ -158,7 +161,8 @@ RELATIONS: Final = """
 
 #: Functions, procedures and aggregates, and types that belong to no table, in the same way.
 ROUTINES_AND_TYPES: Final = """
-    SELECT 'routine', CAST(CAST(routine.oid AS regprocedure) AS text), 2
+    SELECT 'routine', (pg_catalog.pg_identify_object(
+        CAST('pg_catalog.pg_proc' AS regclass), routine.oid, 0)).identity, 2
     FROM pg_catalog.pg_proc AS routine
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = routine.pronamespace
     WHERE namespace.nspname = CAST(:schema AS text)

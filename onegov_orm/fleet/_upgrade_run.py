@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,13 +16,15 @@ from sqlalchemy.exc import DBAPIError
 
 from onegov_orm._ddl import run_script
 from onegov_orm._marking import find_mark, write_mark
-from onegov_orm._upgrade_state import executed_tasks, make_state, now, record
+from onegov_orm._pool import driver_connection
+from onegov_orm._statements import Effects, effects_of
+from onegov_orm._upgrade_state import executed_tasks, make_state, record
 from onegov_orm._upgrade_tasks import UpgradeTask
-from onegov_orm.errors import UpgradeFailed
+from onegov_orm.errors import OrmError, UpgradeFailed
 from onegov_orm.fleet import _sql_upgrades
 from onegov_orm.fleet._upgrade_context import UpgradeContext
 from onegov_orm.fleet.runner import Skipped, one_line
-from onegov_orm.marks import now as marked_now
+from onegov_orm.marks import now
 from onegov_orm.provisioning import sqlstate
 
 if TYPE_CHECKING:
@@ -34,6 +37,15 @@ logger = logging.getLogger("onegov_orm.upgrades")
 
 #: How many tasks are named in the detail of a result.
 _MOST_NAMES: Final = 5
+
+#: What a text of nothing else ends the transaction with.
+_ENDS: Final = re.compile(
+    r"\s*(?:commit|rollback|end|abort)(?:\s+(?:work|transaction))?\s*;?\s*", re.IGNORECASE
+)
+_GUARDED: Final = ("commit", "before_cursor_execute")
+_CANNOT_END: Final = (
+    "a task can't end the transaction: what all tasks do is committed in the end, or none of it"
+)
 
 NOTHING_PENDING: Final = "nothing pending"
 
@@ -61,11 +73,12 @@ class UpgradeStep:
             raise Skipped(NOTHING_PENDING)
         moments: dict[UpgradeTask, datetime] = {}
         effective: list[UpgradeTask] = []
-        with self.manager.disable_change_signals(), _kept_open(connection):
+        guard = _Guard(connection)
+        with self.manager.disable_change_signals(), guard.standing():
             context = UpgradeContext(self.manager, connection, schema)
             try:
                 for task in pending:
-                    if _execute(task, context, is_last=task is pending[-1]):
+                    if _execute(task, context, guard, is_last=task is pending[-1]):
                         effective.append(task)
                     moments[task] = now()
             finally:
@@ -78,12 +91,13 @@ class UpgradeStep:
         return _detail(pending, effective)
 
 
-def _execute(task: UpgradeTask, context: UpgradeContext, is_last: bool) -> bool:
+def _execute(task: UpgradeTask, context: UpgradeContext, guard: _Guard, *, is_last: bool) -> bool:
     """Run a task, and tell whether it did something; raises `UpgradeFailed`."""
     logger.debug("upgrade task %s", task.key, extra={"schema": str(context.schema)})
     try:
         did = _did_something(_call(task, context), context.flush)
         context.flush()
+        guard.check()
         # What is checked at the commit only is checked here, where the task has a name.
         run_script(context.connection, [_sql_upgrades.CHECK_CONSTRAINTS])
         if not is_last:
@@ -114,18 +128,39 @@ def _did_something(result: Any, flush: Callable[[], None]) -> bool:
         did = did or part is not False
 
 
-@contextmanager
-def _kept_open(connection: Connection) -> Iterator[None]:
-    """Refuse what would end the transaction inside the block, and so commit a part of it."""
+class _Guard:
+    """Refuses what would end the transaction, and so leave a part of it behind."""
 
-    def refuse(_connection: Any) -> None:
-        raise RuntimeError("a task can't commit: what all tasks do is committed at the end")
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-    event.listen(connection, "commit", refuse)
-    try:
-        yield
-    finally:
-        event.remove(connection, "commit", refuse)
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Keep the transaction open in the block."""
+        for name in _GUARDED:
+            event.listen(self._connection, name, getattr(self, name))
+        try:
+            yield
+        finally:
+            for name in _GUARDED:
+                event.remove(self._connection, name, getattr(self, name))
+
+    def commit(self, connection: Any) -> None:
+        """Refuse a commit by SQLAlchemy's means."""
+        raise OrmError(_CANNOT_END)
+
+    def before_cursor_execute(
+        self, connection: Any, cursor: Any, statement: str, *_arguments: Any
+    ) -> None:
+        """Refuse a text that ends the transaction."""
+        if _ENDS.fullmatch(statement) or Effects.ESCAPES in effects_of(statement):
+            raise OrmError(_CANNOT_END)
+
+    def check(self) -> None:
+        """Raise if the transaction ended all the same, behind SQLAlchemy's back."""
+        state: Any = driver_connection(self._connection.connection.dbapi_connection)
+        if state.is_idle:
+            raise OrmError(_CANNOT_END)
 
 
 @contextmanager
@@ -143,7 +178,7 @@ def _mark(connection: Connection, schema: SchemaName) -> None:
     """Note in the schema's mark that something was changed now."""
     mark = find_mark(connection, schema)
     if mark is not None:
-        write_mark(connection, schema, replace(mark, migrated=marked_now()))
+        write_mark(connection, schema, replace(mark, migrated=now()))
 
 
 def _detail(pending: Sequence[UpgradeTask], effective: Sequence[UpgradeTask]) -> str:

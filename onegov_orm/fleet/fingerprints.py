@@ -10,15 +10,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from onegov_orm.errors import PermissionDenied, SchemaNotFound
 from onegov_orm.fleet import _sql_fingerprints
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Row
+
+
+# Made once: SQLAlchemy reads each of these long texts for its parameters.
+_HASHES: Final = {group: text(sql) for group, sql in _sql_fingerprints.HASHES.items()}
+_DETAILS: Final = {group: text(sql) for group, sql in _sql_fingerprints.DETAILS.items()}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,8 +54,8 @@ def fingerprints(connection: Connection, schemas: Iterable[str]) -> dict[str, st
     """
     names = list(dict.fromkeys(str(schema) for schema in schemas))
     hashes = {name: hashlib.sha256() for name in _reachable(connection, names)}
-    for group, (schema, digest) in _ask(connection, _sql_fingerprints.HASHES, list(hashes)):
-        hashes[schema].update(f"{group} {digest}\n".encode())
+    for group, row in _ask(connection, _HASHES, list(hashes)):
+        hashes[row.schema].update(f"{group} {row.digest}\n".encode())
     return {name: hashes[name].hexdigest() for name in names if name in hashes}
 
 
@@ -69,8 +74,8 @@ def structures(connection: Connection, schemas: Iterable[str]) -> dict[str, tupl
     """Return the same for several schemas; those that do not exist are left out."""
     names = _reachable(connection, [str(schema) for schema in schemas])
     found: dict[str, list[Item]] = {name: [] for name in names}
-    for _group, (schema, *item) in _ask(connection, _sql_fingerprints.DETAILS, names):
-        found[schema].append(Item(*item))
+    for _group, row in _ask(connection, _DETAILS, names):
+        found[row.schema].append(Item(row.kind, row.name, row.definition))
     return {name: tuple(sorted(items)) for name, items in found.items()}
 
 
@@ -92,7 +97,7 @@ def _reachable(connection: Connection, schemas: Sequence[str]) -> list[str]:
 
 
 def _ask(
-    connection: Connection, queries: Mapping[str, str], schemas: Sequence[str]
+    connection: Connection, queries: Mapping[str, TextClause], schemas: Sequence[str]
 ) -> Iterator[tuple[str, Row[Any]]]:
     """Yield what each of the queries finds in the schemas, with the query's name."""
     if not schemas:
@@ -106,7 +111,7 @@ def _ask(
     }
     for name, sql in queries.items():
         # A query that found nothing returns a row of nulls.
-        for row in connection.execute(text(sql), parameters):
+        for row in connection.execute(sql, parameters):
             if row[0] is not None:
                 yield name, row
     connection.execute(text(_sql_fingerprints.SET_JIT), {"jit": settings.jit})

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onegov_orm._stamp import quick_heads
 from onegov_orm.fleet._versions import Standing, read_standings
-from onegov_orm.fleet.runner import DEFAULT_OPTIONS, Outcome, Report, Result, RunOptions, run
+from onegov_orm.fleet.runner import DEFAULT_OPTIONS, Outcome, Report, Result, RunOptions
 
 if TYPE_CHECKING:
     from onegov_orm.fleet._context import FleetContext
@@ -215,9 +214,7 @@ class Migrations:
 
         return Scripts(self.folder)
 
-    def _goal(
-        self, direction: str, target: str | Sequence[str], purges: bool = False
-    ) -> Goal:
+    def _goal(self, direction: str, target: str | Sequence[str], purges: bool = False) -> Goal:
         # Alembic is loaded when it is needed.
         from onegov_orm.fleet._migration_plans import Goal
         from onegov_orm.fleet._migration_scripts import Direction

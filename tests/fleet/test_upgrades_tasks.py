@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,7 +98,7 @@ def test_the_order_is_as_near_to_the_given_one_as_can_be(tasks: list[UpgradeTask
     result = ordered(tasks)
     assert ordered(result) == result
     given_places = {each.key: place for place, each in enumerate(tasks)}
-    for earlier, later in zip(result, result[1:], strict=False):
+    for earlier, later in pairwise(result):
         is_turned = given_places[earlier.key] > given_places[later.key]
         # The later one was not ready yet, or raw ones went first.
         assert not is_turned or earlier.raw is not later.raw or earlier.key in later.requires

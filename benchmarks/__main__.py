@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +22,7 @@ from benchmarks.databases import (
 )
 from benchmarks.report import Report, grids, markdown, show
 from benchmarks.requests import Amount
+from benchmarks.surroundings import environment
 
 RESULTS: Final = Path(__file__).parent / "results"
 
@@ -32,8 +30,6 @@ DRIVERS: Final = ("psycopg2", "psycopg", *ASYNC_DRIVERS)
 PARTS: Final = ("requests", "concurrency", "provisioning", "memory", "imports")
 #: How wide tables are in a file.
 _WIDTH: Final = 120
-
-_PACKAGES: Final = ("SQLAlchemy", "psycopg2-binary", "psycopg2", "psycopg", "asyncpg")
 
 
 @dataclass(frozen=True)
@@ -153,17 +149,6 @@ class Bench:
         for grid in found[self._shown :]:
             show(self.console, grid)
         self._shown = len(found)
-
-
-def environment() -> dict[str, str]:
-    """Return what figures depend on, apart from the server."""
-    found = {"Python": platform.python_version(), "processors": str(os.cpu_count())}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Final
 
@@ -20,10 +20,14 @@ _SETTINGS: Final = ("server_version", "fsync", "synchronous_commit", "shared_buf
 
 
 @contextmanager
-def new_database(dsn: str | None) -> Iterator[str]:
-    """Yield the URL of a new database, dropped at the end; reached over TCP if embedded."""
+def new_database(dsn: str | None, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yield the URL of a new database, dropped at the end; reached over TCP if embedded.
+
+    The settings are for an embedded server.
+    """
     if dsn is None:
-        with EmbeddedServer(tcp=True) as server, _database_on(server.dsn()) as url:
+        embedded = EmbeddedServer(tcp=True, settings=settings)
+        with embedded as server, _database_on(server.dsn()) as url:
             yield url
     else:
         with _database_on(dsn) as url:
@@ -83,11 +87,11 @@ def tidy(dsn: str, schemas: Sequence[str]) -> None:
     run(dsn, *statements, "CHECKPOINT")
 
 
-def describe_server(dsn: str) -> dict[str, str]:
+def describe_server(dsn: str, more: Sequence[str] = ()) -> dict[str, str]:
     """Return what figures depend on: version, settings and the way to the server."""
     with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
         found = {}
-        for name in _SETTINGS:
+        for name in (*_SETTINGS, *more):
             cursor.execute(f"SHOW {name}")
             (found[name],) = cursor.fetchone() or ("",)
     return found | {"reached by": way_to(make_url(dsn))}

@@ -111,9 +111,7 @@ class Contestant:
     sample: int = 0
 
 
-def run(
-    dsn: str, django_dsn: str, directory: Path, amount: Amount
-) -> Iterator[Result | Standing]:
+def run(dsn: str, django_dsn: str, directory: Path, amount: Amount) -> Iterator[Result | Standing]:
     """Measure both tasks at each size; both databases are empty at first."""
     field = _Field(dsn, django_dsn, directory, amount)
     for size in amount.sizes:
@@ -189,7 +187,7 @@ class _Field:
         return [
             Contestant(OURS, self._database, lambda number: self._run_ours(number, "replay")),
             Contestant(LIVE, self._database, lambda number: self._run_ours(number, "live")),
-            Contestant(LOOP, self._database, lambda number: self._run_recipe(number)),
+            Contestant(LOOP, self._database, self._run_recipe),
             Contestant(
                 PROCESSES, self._database, self._run_processes, is_slow=True, sample=sample
             ),

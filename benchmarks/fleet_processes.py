@@ -1,8 +1,14 @@
-"""Run a program, and tell how long it took and how much memory it and its children took."""
+"""Run a program, and tell how long it took and how much memory it and its children took.
+
+A small process of its own starts the program and waits for it: Linux counts the memory of the
+process that starts another one as the latter's, up to the moment that it becomes itself.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -11,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import IO, Final
+from typing import Final
 
 _MEGABYTE: Final = 1024 * 1024
 _KILOBYTE: Final = 1024
@@ -27,9 +33,6 @@ class Memory:
 
     total: float
     own: float
-
-    def __add__(self, other: Memory) -> Memory:
-        return Memory(self.total + other.total, self.own + other.own)
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,18 @@ def run_program(
 ) -> Usage:
     """Run a program to its end; raises ``RuntimeError`` with its last words if it fails."""
     variables = {**os.environ, "PYTHONPATH": _python_path(), **(environment or {})}
-    with tempfile.TemporaryFile() as output:
-        started = perf_counter()
-        process = subprocess.Popen(
-            command, cwd=directory, env=variables, stdout=output, stderr=subprocess.STDOUT
+    with tempfile.TemporaryDirectory() as scratch:
+        said = Path(scratch) / "output"
+        # Isolated: the directory of this file holds modules that must not shadow the library's.
+        launcher = [sys.executable, "-I", "-S", __file__, str(said), *command]
+        done = subprocess.run(
+            launcher, check=True, cwd=directory, env=variables, stdout=subprocess.PIPE
         )
-        with _Sampler(process.pid) as sampler:
-            _, status, usage = os.wait4(process.pid, 0)
-        seconds = perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said = _read(output)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{said[-_LAST_WORDS:]}")
-    unit = 1 if sys.platform == "darwin" else _KILOBYTE
-    return Usage(seconds, usage.ru_maxrss * unit / _MEGABYTE, sampler.peak_mb, said)
+        output = said.read_text(errors="replace")
+    found = json.loads(done.stdout)
+    if found.pop("status"):
+        raise RuntimeError(f"{' '.join(command)} failed:\n{output[-_LAST_WORDS:]}")
+    return Usage(**found, output=output)
 
 
 def memory_of(pid: int) -> Memory | None:
@@ -78,7 +79,7 @@ def memory_of(pid: int) -> Memory | None:
         for line in lines
         if len(parts := line.split()) > 1 and parts[0].endswith(":") and parts[1].isdigit()
     }
-    return Memory(values.get("Pss:", 0), values.get("Pss_Anon:", values.get("Anonymous:", 0)))
+    return Memory(values.get("Pss:", 0), values.get("Anonymous:", 0))
 
 
 def _python_path() -> str:
@@ -88,9 +89,22 @@ def _python_path() -> str:
     return os.pathsep.join([here, given] if given else [here])
 
 
-def _read(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
+def _launch(output: str, command: Sequence[str]) -> dict[str, float]:
+    """Run a program, and return what it took."""
+    with open(output, "wb") as said:
+        started = perf_counter()
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        with _Sampler(process.pid) as sampler:
+            status = process.wait()
+        seconds = perf_counter() - started
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else _KILOBYTE
+    return {
+        "status": status,
+        "seconds": seconds,
+        "largest_mb": largest * unit / _MEGABYTE,
+        "all_mb": sampler.peak_mb,
+    }
 
 
 class _Sampler:
@@ -126,3 +140,7 @@ def _family(pid: int) -> Iterator[int]:
             continue
         for child in found:
             yield from _family(int(child))
+
+
+if __name__ == "__main__":
+    print(json.dumps(_launch(sys.argv[1], sys.argv[2:])))

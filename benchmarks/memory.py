@@ -69,7 +69,7 @@ def _backend_bytes(manager: SessionManager) -> int:
         return int(connection.execute(text(sql)).scalar_one())
 
 
-def _process_bytes() -> int:
+def process_bytes() -> int:
     """Return the memory that the process occupies now; where that is unknown, its maximum."""
     gc.collect()
     if _STATUS.exists():
@@ -88,10 +88,10 @@ def measure(dsn: str, schemas: int) -> dict[str, Any]:
     pool: dict[str, Any] = {"pool_size": 1, "max_overflow": 0}
     manager = SessionManager(with_driver(dsn, "psycopg2"), RequestBase, pool_config=pool)
     _pass_through(manager, _names(0, _WARM_UP))
-    process, backend = _process_bytes(), _backend_bytes(manager)
+    process, backend = process_bytes(), _backend_bytes(manager)
     _pass_through(manager, _names(_WARM_UP, _WARM_UP + schemas))
     grown = {
-        "process": (_process_bytes() - process) / _MEGABYTE,
+        "process": (process_bytes() - process) / _MEGABYTE,
         "backend": (_backend_bytes(manager) - backend) / _MEGABYTE,
     }
     manager.dispose()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.contestants import OURS
 
 if TYPE_CHECKING:
+    from benchmarks.fleet_report import FleetReport
     from benchmarks.measure import Summary
     from benchmarks.report import Report
 
@@ -52,7 +53,25 @@ def _slug(title: str) -> str:
     return "-".join(title.replace(",", " ").split())
 
 
-def _bars(path: Path, title: str, bars: list[tuple[str, Summary]]) -> Path:
+def write_fleet_plots(report: FleetReport, directory: Path) -> list[Path]:
+    """Write one picture for each task of the migrations, and return where they are."""
+    # See `write_plots`.
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    return [
+        _bars(
+            directory / f"fleet-{_slug(title)}.png",
+            title,
+            [(row.contestant, row.ratio) for row in result.rows],
+            scale="log",
+        )
+        for result in report.migrations
+        if (title := f"{result.schemas} schemas, {result.task}")
+    ]
+
+
+def _bars(path: Path, title: str, bars: list[tuple[str, Summary]], scale: str = "linear") -> Path:
     figure, axes = _figure(0.4 * len(bars) + 1.2)
     names = [name for name, _ in bars]
     middles = [ratio.median for _, ratio in bars]
@@ -62,6 +81,7 @@ def _bars(path: Path, title: str, bars: list[tuple[str, Summary]]) -> Path:
     ]
     colors = [_OWN_COLOR if name.startswith(OURS) else _COLOR for name in names]
     axes.barh(names, middles, xerr=spread, color=colors)
+    axes.set_xscale(scale)
     axes.axvline(1, color="black", linewidth=1)
     axes.invert_yaxis()
     axes.set_xlabel("time, compared with the baseline: median and quartiles of the rounds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -74,9 +74,14 @@ def show(console: Console, grid: Grid) -> None:
 
 def markdown(report: Report) -> str:
     """Return the tables as Markdown."""
-    environment = ", ".join(f"{name} {value}" for name, value in report.environment.items())
-    parts = [_markdown_table(grid) for grid in grids(report)]
-    return "\n\n".join([*parts, f"Measured with: {environment}."]) + "\n"
+    return markdown_of(grids(report), report.environment)
+
+
+def markdown_of(tables: Sequence[Grid], environment: Mapping[str, str]) -> str:
+    """Return tables as Markdown, and what they were measured with."""
+    measured = ", ".join(f"{name} {value}" for name, value in environment.items())
+    parts = [_markdown_table(grid) for grid in tables]
+    return "\n\n".join([*parts, f"Measured with: {measured}."]) + "\n"
 
 
 def _markdown_table(grid: Grid) -> str:
@@ -137,7 +142,7 @@ def _provisioning_grid(rows: Sequence[ProvisioningRow]) -> Grid:
     return Grid(
         "A schema of sixty tables",
         ["contestant", "ms", "ratio to the script sent by hand"],
-        [[row.contestant, _middle(row.milliseconds), str(row.ratio)] for row in rows],
+        [[row.contestant, middle(row.milliseconds), str(row.ratio)] for row in rows],
     )
 
 
@@ -146,8 +151,8 @@ def _long_grid(long: LongRow) -> Grid:
         f"{long.schemas} schemas, one after another",
         ["", "ms per schema"],
         [
-            [f"the first {long.first.count}", _middle(long.first)],
-            [f"the last {long.last.count}", _middle(long.last)],
+            [f"the first {long.first.count}", middle(long.first)],
+            [f"the last {long.last.count}", middle(long.last)],
             ["last to first", f"{long.ratio:.2f}"],
         ],
     )
@@ -169,12 +174,13 @@ def _imports_grid(times: ImportTimes) -> Grid:
         "Import",
         ["", "ms"],
         [
-            ["import onegov_orm", _middle(times.library)],
-            ["its dependencies alone", _middle(times.dependencies)],
+            ["import onegov_orm", middle(times.library)],
+            ["its dependencies alone", middle(times.dependencies)],
             ["ratio", str(times.ratio)],
         ],
     )
 
 
-def _middle(summary: Summary) -> str:
+def middle(summary: Summary) -> str:
+    """Return the median, with the quartiles in brackets."""
     return f"{summary.median:.1f} [{summary.lower:.1f}, {summary.upper:.1f}]"

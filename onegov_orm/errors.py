@@ -201,7 +201,8 @@ class CopyFailed(OrmError):
     def __init__(self, schema: str, what: str, reason: str) -> None:
         self.schema = schema
         self.what = what
-        super().__init__(f'{what} could not be made in the schema "{schema}": {reason.strip()}')
+        self.reason = reason.strip()
+        super().__init__(f'{what} could not be made in the schema "{schema}": {self.reason}')
 
 
 class TooManyLocks(OrmError):

@@ -73,16 +73,22 @@ def _explain_own(error: Any, invocation: Invocation) -> Explanation:
     # They are loaded already, as one of them was raised.
     from onegov_orm import errors
 
+    if isinstance(error, errors.NotInTrash):
+        message = f'nothing in the trash is called "{error.schema}", nor was'
+        hint = "`onegov-orm trash` shows what is there."
+        return Explanation(message, Exit.NOT_FOUND, hint, type(error).__name__)
     if isinstance(error, errors.SchemaNotFound):
         message = f'there is no schema "{error.schema}" in the fleet'
         hint = _similar(error.schema, invocation)
         return Explanation(message, Exit.NOT_FOUND, hint, type(error).__name__)
     if isinstance(error, errors.SchemaExists):
         message = f'the schema "{error.schema}" exists already'
-        return Explanation(message, Exit.EXISTS, "", type(error).__name__)
+        hint = "Choose another name; `undo` and `restore` take one with --to."
+        return Explanation(message, Exit.EXISTS, hint, type(error).__name__)
     codes = {
         errors.InvalidSchemaName: Exit.USAGE,
         errors.ConfigurationError: Exit.USAGE,
+        errors.ForeignSchema: Exit.NOT_FOUND,
         errors.PermissionDenied: Exit.DENIED,
         errors.PoolExhausted: Exit.UNREACHABLE,
     }

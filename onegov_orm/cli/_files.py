@@ -20,7 +20,7 @@ class ConfigFile:
 
     path: Path
     section: str
-    values: dict[str, Any]
+    values: Any
     rank: int
 
 

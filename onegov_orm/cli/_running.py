@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from onegov_orm.cli._exits import Exit
@@ -80,9 +81,21 @@ def run(
     name: str,
     function: Callable[..., Report],
     running: Running,
-    **arguments: Any,
+    schemas: list[str] | None,
 ) -> Exit:
     """Call a function of the fleet that runs in many schemas, and show its report."""
+    options = run_options(invocation, running)
+    bound = partial(function, schemas=schemas, options=options)
+    return run_with(invocation, name, bound, list_all=running.verbose)
+
+
+def run_with(
+    invocation: Invocation, name: str, function: Callable[..., Report], *, list_all: bool
+) -> Exit:
+    """Call what takes ``on_result`` and ``stop``, and show the report that it returns.
+
+    The first Ctrl-C or SIGTERM lets what is in flight be finished, the second has it undone.
+    """
     # SQLAlchemy comes along, which the help does without.
     from onegov_orm.fleet.runner import Stopper
 
@@ -93,14 +106,13 @@ def run(
         output.note(_FINISHING if count == 1 else _UNDOING, "yellow")
         stopper.stop()
 
-    arguments["options"] = run_options(invocation, running)
     progress = new_progress(output, name)
     with Signals(on_signal) as signals:
         try:
-            report = function(**arguments, on_result=progress, stop=stopper)
+            report = function(on_result=progress, stop=stopper)
         finally:
             progress.close()
-    show_report(output, report, list_all=running.verbose)
+    show_report(output, report, list_all=list_all)
     if report.is_ok:
         return Exit.OK
     return signals.exit_code or Exit.FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -102,6 +103,8 @@ class Settings:
         ]
 
     def _read_file(self, file: ConfigFile) -> None:
+        if not isinstance(file.values, dict):
+            raise Problem(f"{file.path}: {file.section} has to be a table")
         for name, value in file.values.items():
             key = KEYS.get(name)
             if key is None:
@@ -142,7 +145,7 @@ def nearest(name: str) -> str:
 def mask(text: str) -> str:
     """Return a text without the passwords of the URLs in it."""
     text = re.sub(r"(://[^:/@\s]*:)[^\s/]*@", r"\1***@", text)
-    return re.sub(r"(\bpassword=)[^\s&]+", r"\1***", text)
+    return re.sub(r"(\bpassword=)('[^']*'|[^\s&]+)", r"\1***", text)
 
 
 def _masked(value: Any) -> Any:
@@ -154,8 +157,10 @@ def _masked(value: Any) -> Any:
 def _parse(kind: Kind, value: Any, directory: Path) -> Any:
     if kind == "texts":
         return _texts(value)
-    if kind in ("integer", "number"):
-        return _positive(int(value) if kind == "integer" else float(value), value)
+    if kind == "integer":
+        return _positive(int(str(value)), value)
+    if kind == "number":
+        return _positive(float(value), value)
     if not isinstance(value, (str, Path)):
         raise TypeError
     return (directory / value).resolve() if kind == "path" else str(value).strip()
@@ -163,7 +168,7 @@ def _parse(kind: Kind, value: Any, directory: Path) -> Any:
 
 def _positive(number: float, given: Any) -> float:
     # A truth value is a number to Python, but hardly one to who wrote it.
-    if isinstance(given, bool) or not number > 0:
+    if isinstance(given, bool) or not 0 < number < math.inf:
         raise ValueError
     return number
 

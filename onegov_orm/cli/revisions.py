@@ -113,7 +113,12 @@ def _as_dict(script: Any) -> dict[str, Any]:
 
 def _row(script: Any) -> list[Any]:
     labels = [*(["head"] if script.is_head else []), *sorted(script.branch_labels)]
-    return [script.revision, ", ".join(_follows(script)), ", ".join(labels), script.doc.rstrip(".")]
+    return [
+        script.revision,
+        ", ".join(_follows(script)),
+        ", ".join(labels),
+        script.doc.rstrip("."),
+    ]
 
 
 def _follows(script: Any) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,12 +15,12 @@ from onegov_orm.cli._invocation import Invocation
 from onegov_orm.cli._options import Filters, SchemasArgument, YesOption
 from onegov_orm.cli._output import Column, count_text, moment_text, size_text
 from onegov_orm.cli._panels import TRASH
-from onegov_orm.cli._progress import new_progress
-from onegov_orm.cli._running import attend, chosen, show_report
+from onegov_orm.cli._running import attend, chosen, run_with
 from onegov_orm.cli._single import each
 
 if TYPE_CHECKING:
     from onegov_orm.fleet import Fleet
+    from onegov_orm.fleet.lifecycle import Trashed
 
 _COLUMNS = (
     Column("schema", is_name=True),
@@ -100,16 +101,16 @@ def trash(invocation: Invocation) -> None:
             _COLUMNS,
             [
                 [
-                    each_.name,
-                    moment_text(each_.dropped),
-                    size_text(each_.size_bytes),
-                    str(each_.schema),
+                    trashed.name,
+                    moment_text(trashed.dropped),
+                    size_text(trashed.size_bytes),
+                    str(trashed.schema),
                 ]
-                for each_ in found
+                for trashed in found
             ],
         )
 
-    output.show([each_.as_dict() for each_ in found], tell)
+    output.show([trashed.as_dict() for trashed in found], tell)
 
 
 def undo(
@@ -168,19 +169,13 @@ def purge(
     doomed = _doomed(fleet, names, age)
     output = invocation.output
     if doomed:
-        size = size_text(sum(each_.size_bytes for each_ in doomed))
-        told = ", ".join(each_.name for each_ in doomed[:10])
+        size = size_text(sum(trashed.size_bytes for trashed in doomed))
+        told = ", ".join(trashed.name for trashed in doomed[:10])
         more = f" and {len(doomed) - 10} more" if len(doomed) > 10 else ""
         count = count_text(len(doomed), "schema")
         invocation.confirm(f"Destroy for good: {told}{more} ({count}, {size})?", yes)
-    progress = new_progress(output, "Purging")
-    places = [str(each_.schema) for each_ in doomed]
-    try:
-        report = attend(invocation, "Purging", lambda: fleet.purge(places, on_result=progress))
-    finally:
-        progress.close()
-    show_report(output, report)
-    return Exit.OK if report.is_ok else Exit.FAILED
+    names = [str(trashed.schema) for trashed in doomed]
+    return run_with(invocation, "Purging", partial(fleet.purge, names), list_all=True)
 
 
 def _told(fleet: Fleet, names: list[str]) -> str:
@@ -204,6 +199,21 @@ def _age(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _doomed(fleet: Fleet, names: list[str] | None, age: timedelta | None) -> list[Any]:
-    """Return what is meant of what is in the trash; raises a `Problem` for strangers."""
-    return []
+def _doomed(fleet: Fleet, names: list[str] | None, age: timedelta | None) -> list[Trashed]:
+    """Return what is meant of what is in the trash; raises `NotInTrash` for strangers."""
+    # They are loaded already, with the fleet.
+    from onegov_orm.errors import NotInTrash
+
+    found = fleet.trash()
+    known = {text for trashed in found for text in (str(trashed.schema), trashed.name)}
+    for name in names or ():
+        if name not in known:
+            raise NotInTrash(name)
+    if names:
+        found = [trashed for trashed in found if {str(trashed.schema), trashed.name} & set(names)]
+    if age is not None:
+        moment = datetime.now(UTC) - age
+        found = [
+            trashed for trashed in found if trashed.dropped is None or trashed.dropped <= moment
+        ]
+    return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
@@ -123,9 +124,11 @@ class Fleet:
         """Make a new schema like another one; with ``data=False`` its tables are empty."""
         cloning.clone(self.context, source, target, data=data)
 
-    def drop(self, schema: str, *, purge: bool = False) -> str:
+    def drop(
+        self, schema: str, *, purge: bool = False, stop: threading.Event | None = None
+    ) -> str:
         """Put a schema into the trash, and return its name there; or drop it for good."""
-        return lifecycle.drop(self.context, schema, purge=purge)
+        return lifecycle.drop(self.context, schema, purge=purge, stop=stop)
 
     def trash(self) -> list[Trashed]:
         """Return what is in the trash, the newest first."""
@@ -141,9 +144,12 @@ class Fleet:
         *,
         older_than: timedelta | None = None,
         on_result: OnResult | None = None,
+        stop: threading.Event | None = None,
     ) -> Report:
         """Drop what is in the trash for good, in batches that the server has locks for."""
-        return lifecycle.purge(self.context, names, older_than=older_than, on_result=on_result)
+        return lifecycle.purge(
+            self.context, names, older_than=older_than, on_result=on_result, stop=stop
+        )
 
     def suspend(self, schema: str, note: str | None = None) -> None:
         """Have the sessions of a customer refused, in all processes within five seconds."""
@@ -164,6 +170,10 @@ class Fleet:
     def fill_spares(self, count: int) -> int:
         """Have so many schemas ready for new customers; returns how many were made."""
         return lifecycle.fill_spares(self.context, count)
+
+    def keep_spares(self) -> int:
+        """Drop the spares that are made of something older, and return how many are left."""
+        return lifecycle.keep_spares(self.context)
 
     def spares(self) -> list[Spare]:
         """Return the schemas that are ready for new customers."""
@@ -198,9 +208,14 @@ class Fleet:
             is_recorded=name is not None,
         )
 
-    def check(self, **options: Any) -> DriftReport:
+    def check(
+        self,
+        *,
+        schemas: Iterable[str] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> DriftReport:
         """Compare each schema with the models, and with the other schemas."""
-        return drift.check(self.context, **options)
+        return drift.check(self.context, schemas=schemas, on_progress=on_progress)
 
     def doctor(self, **options: Any) -> list[Verdict]:
         """Tell whether server, rights, extensions, pooler and settings fit, by trying."""

@@ -14,7 +14,7 @@ SCHEMA_OID: Final = """
 
 #: Whatever belongs to the schema, as the server's dependencies name it.
 _OWN: Final = f"""
-    own(classid, objid) AS (
+    own(classid, objid) AS MATERIALIZED (
         SELECT {class_of("pg_class")}, oid FROM pg_catalog.pg_class
         WHERE relnamespace = {NAMESPACE}
         UNION ALL SELECT {class_of("pg_type")}, oid FROM pg_catalog.pg_type
@@ -53,12 +53,19 @@ DEPENDENCIES: Final = f"""
 
 #: The extensions that the objects of the schema need, and where they live.
 EXTENSIONS: Final = f"""
-    WITH {_OWN}
+    WITH {_OWN}, needed AS MATERIALIZED (
+        SELECT DISTINCT dependency.refclassid, dependency.refobjid
+        FROM own JOIN pg_catalog.pg_depend AS dependency USING (classid, objid)
+    )
     SELECT DISTINCT CAST(extension.extname AS text), CAST(home.nspname AS text)
-    FROM own JOIN pg_catalog.pg_depend AS dependency USING (classid, objid)
-    JOIN pg_catalog.pg_depend AS member ON member.classid = dependency.refclassid
-        AND member.objid = dependency.refobjid AND member.deptype = 'e'
-    JOIN pg_catalog.pg_extension AS extension ON extension.oid = member.refobjid
+    FROM needed CROSS JOIN LATERAL (
+        SELECT member.refobjid AS oid FROM pg_catalog.pg_depend AS member
+        WHERE member.classid = needed.refclassid AND member.objid = needed.refobjid
+        AND member.deptype = 'e'
+        -- One look at an index for each, whatever the planner makes of the numbers.
+        OFFSET 0
+    ) AS found
+    JOIN pg_catalog.pg_extension AS extension ON extension.oid = found.oid
     JOIN pg_catalog.pg_namespace AS home ON home.oid = extension.extnamespace
     WHERE extension.extname <> 'plpgsql'
     ORDER BY 1
@@ -66,7 +73,7 @@ EXTENSIONS: Final = f"""
 
 #: What in the schema depends on something in another schema: both in words.
 REFERENCES: Final = f"""
-    WITH {_OWN}, other(classid, objid) AS (
+    WITH {_OWN}, other(classid, objid) AS MATERIALIZED (
         SELECT {class_of("pg_class")}, oid FROM pg_catalog.pg_class
         WHERE relnamespace = CAST(:other AS pg_catalog.oid)
         UNION ALL SELECT {class_of("pg_type")}, oid FROM pg_catalog.pg_type

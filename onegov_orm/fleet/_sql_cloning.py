@@ -117,16 +117,13 @@ def insert_rows(
     source: str, target: str, table: str, into: str, columns: Sequence[tuple[str, str | None]]
 ) -> str:
     """Copy the rows of a table; a type of the schema's own travels as text."""
-    names = ", ".join(quote_identifier(name) for name, _ in columns)
     values = ", ".join(
-        quote_identifier(name)
-        if own is None
-        else f"CAST(CAST({quote_identifier(name)} AS text) AS {own})"
-        for name, own in columns
+        name if own is None else f"CAST(CAST({name} AS text) AS {own})"
+        for name, own in ((quote_identifier(name), own) for name, own in columns)
     )
     return (
-        f"INSERT INTO {qualified(target, into)} ({names}) OVERRIDING SYSTEM VALUE"
-        f" SELECT {values} FROM ONLY {qualified(source, table)}"
+        f"INSERT INTO {qualified(target, into)} {_list_of(name for name, _ in columns)}"
+        f" OVERRIDING SYSTEM VALUE SELECT {values} FROM ONLY {qualified(source, table)}"
     )
 
 
@@ -181,5 +178,10 @@ def allow_to_bypass(role: str) -> str:
 
 
 def _copied(schema: str, table: str, columns: Iterable[str]) -> str:
+    return f"{qualified(schema, table)} {_list_of(columns)}"
+
+
+def _list_of(columns: Iterable[str]) -> str:
+    """Return a list of columns, which must not be empty: without any there is no list."""
     names = ", ".join(quote_identifier(name) for name in columns)
-    return f"{qualified(schema, table)} ({names})"
+    return f"({names})" if names else ""

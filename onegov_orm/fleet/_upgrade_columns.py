@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,6 @@ from sqlalchemy import (
     cast,
     column,
     inspect,
-    literal_column,
     select,
     table,
     text,
@@ -39,9 +38,10 @@ if TYPE_CHECKING:
 #: How many rows are written with one statement.
 _BATCH_SIZE: Final = 500
 
-#: What tells rows apart where nothing else has to; no table has columns of these names.
-_KEYS: Final = ("onegov_key_0", "onegov_key_1")
+#: The names and types of the columns that tell rows apart.
+Keys = Mapping[str, Any]
 
+#: The values of those columns in one row, and what is to be written there.
 Filled = tuple[tuple[Any, ...], Any]
 
 
@@ -70,6 +70,10 @@ class TupleId(UserDefinedType[str]):
     def get_col_spec(self, **_options: Any) -> str:
         """Return the server's name of the type."""
         return "tid"
+
+
+#: What tells the rows of any table apart: the partition, and the place in it.
+_HIDDEN: Final[Keys] = {"tableoid": OID(), "ctid": TupleId()}
 
 
 class ColumnAddition:
@@ -112,19 +116,20 @@ class ColumnAddition:
 
         The row's values are those of the models' types, where a model has such a column.
         """
-        keys = (literal_column("tableoid", OID), literal_column("ctid", TupleId()))
-        shown = [cast(key, Text).label(name) for key, name in zip(keys, _KEYS, strict=True)]
-        statement = select(*shown, *self._present()).select_from(table(self._table.name))
+        hidden = [column(name, kind) for name, kind in _HIDDEN.items()]
+        source = table(self._table.name, *hidden, *self._present(), schema=self._schema)
+        keys = [cast(each, Text).label(f"hidden {each.name}") for each in hidden]
+        statement = select(*keys, *source.columns.values()[len(keys) :])
         rows = self._connection.execute(statement, execution_options={"yield_per": _BATCH_SIZE})
-        filled = (((row._mapping[_KEYS[0]], row._mapping[_KEYS[1]]), default(row)) for row in rows)
-        self._write(keys, filled)
+        filled = ((tuple(row._mapping[key] for key in keys), default(row)) for row in rows)
+        self._write(_HIDDEN, filled)
 
     def fill_objects(self, session: Session, model: Any, default: Callable[[Any], Any]) -> None:
         """Write into the row of each object of a class what the function returns for it."""
-        keys = tuple(inspect(model).local_table.primary_key.columns)
+        keys = inspect(model).local_table.primary_key.columns
         statement = select(model).execution_options(yield_per=_BATCH_SIZE)
         filled = ((inspect(each).identity, default(each)) for each in session.scalars(statement))
-        self._write(tuple(column(key.name, key.type) for key in keys), filled)
+        self._write({key.name: key.type for key in keys}, filled)
         session.expire_all()
 
     def finish(self) -> None:
@@ -154,25 +159,29 @@ class ColumnAddition:
             column(name, known[name].type) if name in known else column(name) for name in names
         ]
 
-    def _write(self, keys: Sequence[Any], filled: Iterable[Filled]) -> None:
+    def _write(self, keys: Keys, filled: Iterable[Filled]) -> None:
         remaining = iter(filled)
         while batch := list(islice(remaining, _BATCH_SIZE)):
             self._write_batch(keys, batch)
 
-    def _write_batch(self, keys: Sequence[Any], batch: Sequence[Filled]) -> None:
-        kind = self._column.type
-        names = [f"onegov_key_{number}" for number in range(len(keys))]
-        types = [Text() if isinstance(key.type, (OID, TupleId)) else key.type for key in keys]
+    def _write_batch(self, keys: Keys, batch: Sequence[Filled]) -> None:
+        added = column(self._column.name, self._column.type)
+        columns = [column(name, kind) for name, kind in keys.items()]
+        target = table(self._table.name, *columns, added, schema=self._schema)
         data = values(
-            *(column(name, type_) for name, type_ in zip(names, types, strict=True)),
-            column("onegov_value", kind),
+            *(
+                # Hidden columns travel as texts.
+                column(f"key_{number}", Text() if keys is _HIDDEN else key.type)
+                for number, key in enumerate(columns)
+            ),
+            column("value", added.type),
             name="data",
         ).data([(*key, value) for key, value in batch])
         # The server does not know the types of what stands in such a list.
         criteria = [
-            key == cast(data.c[name], key.type) for key, name in zip(keys, names, strict=True)
+            key == cast(data.c[f"key_{number}"], key.type) for number, key in enumerate(columns)
         ]
-        statement = update(self._table).values({self._column: cast(data.c.onegov_value, kind)})
+        statement = update(target).values({added: cast(data.c.value, added.type)})
         self._connection.execute(statement.where(*criteria))
 
 

@@ -121,9 +121,6 @@ class _Cloning:
 
     def _copy_rows(self, tables: Sequence[TableRows]) -> None:
         for table in tables:
-            # A table without columns that can be given has at most rows that say nothing.
-            if not table.columns:
-                continue
             sql = _sql_cloning.insert_rows(
                 self._source, self._target, table.name, table.into, table.columns
             )

@@ -33,9 +33,9 @@ from onegov_orm import SessionManager
 from onegov_orm.fleet import Fleet
 
 OURS: Final = "onegov_orm"
-LIVE: Final = "onegov_orm, each revision run by Alembic"
-LOOP: Final = "a loop in one env.py (Alembic's recipe)"
-PROCESSES: Final = "alembic upgrade head, schema by schema"
+LIVE: Final = "onegov_orm, run by Alembic"
+LOOP: Final = "a loop in one env.py: Alembic's recipe"
+PROCESSES: Final = "alembic upgrade as processes"
 TENANTS: Final = "django-tenants, standard executor"
 TENANTS_PROCESSES: Final = "django-tenants, multiprocessing executor"
 

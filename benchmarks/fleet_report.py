@@ -34,9 +34,8 @@ class FleetReport:
 
 def grids(report: FleetReport) -> list[Grid]:
     """Return the tables of a report."""
-    found = [_migrations_grid(result) for result in report.migrations]
-    if report.standings:
-        found.append(_standings_grid(report.standings))
+    found = [_standing_grid(standing) for standing in report.standings]
+    found += [_migrations_grid(result) for result in report.migrations]
     if report.serving:
         found.append(_questions_grid(report.serving))
         found.append(_serving_grid(report.serving))
@@ -48,7 +47,7 @@ def grids(report: FleetReport) -> list[Grid]:
 
 
 def _migrations_grid(result: Result) -> Grid:
-    header = ["contestant", "seconds", "ms per schema", "ratio", "MB of a process", "MB of all"]
+    header = ["contestant", "seconds", "ms per schema", "ratio", "MB: largest", "of all"]
     rows = [cells for row in result.rows for cells in _migration_cells(row)]
     return Grid(f"Migrating {result.schemas} schemas: {result.task}", header, rows)
 
@@ -56,30 +55,26 @@ def _migrations_grid(result: Result) -> Grid:
 def _migration_cells(row: Row) -> Iterator[list[str]]:
     name = row.contestant
     if row.sampled:
-        name = f"{name}, extrapolated from {row.sampled}"
+        name = f"{name} (from {row.sampled})"
     yield [
         name,
         _spread(row.seconds),
         f"{row.milliseconds_per_schema.median:.1f}",
-        "1.00" if row.contestant == LOOP else str(row.ratio),
+        "" if row.contestant == LOOP else _spread(row.ratio),
         f"{row.largest_mb:.0f}",
         f"{row.all_mb:.0f}" if row.all_mb else _UNKNOWN,
     ]
     if row.inside:
-        yield ["  of it without the start of the process", _spread(row.inside), "", "", "", ""]
+        yield ["  the run itself", _spread(row.inside), "", "", "", ""]
 
 
-def _standings_grid(standings: list[Standing]) -> Grid:
+def _standing_grid(standing: Standing) -> Grid:
     return Grid(
-        "What is pending in a fleet of schemas with twenty tables",
-        ["schemas", "ms for the answer", "ms to make one of them"],
+        f"{standing.schemas} schemas of twenty tables",
+        ["", "ms"],
         [
-            [
-                str(each.schemas),
-                middle(each.status_milliseconds),
-                f"{each.provision_milliseconds:.1f}",
-            ]
-            for each in standings
+            ["make one of them", f"{standing.provision_milliseconds:.1f}"],
+            ["what is pending", middle(standing.status_milliseconds)],
         ],
     )
 
@@ -139,7 +134,6 @@ def _check_grid(result: fleet_check.Result) -> Grid:
     )
 
 
-def _spread(seconds: Summary) -> str:
-    if seconds.count == 1:
-        return f"{seconds.median:.2f}"
-    return str(seconds)
+def _spread(summary: Summary) -> str:
+    """Return the median; with the quartiles, unless there was but one round."""
+    return str(summary) if summary.count > 1 else f"{summary.median:.2f}"

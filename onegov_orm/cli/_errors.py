@@ -88,6 +88,7 @@ def _explain_own(error: Any, invocation: Invocation) -> Explanation:
     codes = {
         errors.InvalidSchemaName: Exit.USAGE,
         errors.ConfigurationError: Exit.USAGE,
+        errors.UnsupportedDatabase: Exit.USAGE,
         errors.ForeignSchema: Exit.NOT_FOUND,
         errors.PermissionDenied: Exit.DENIED,
         errors.PoolExhausted: Exit.UNREACHABLE,

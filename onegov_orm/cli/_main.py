@@ -6,10 +6,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from onegov_orm.cli import (
     customers,
@@ -90,6 +92,12 @@ def make_app() -> typer.Typer:
     return app
 
 
+@cache
+def program() -> Any:
+    """Return the program as Typer runs it; it is put together once."""
+    return typer.main.get_command(make_app())
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     invocation = Invocation()
@@ -112,7 +120,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None, invocation: Invocation) -> int:
     given = None if arguments is None else list(arguments)
     try:
-        make_app()(args=given, prog_name=_PROGRAM, obj=invocation)
+        program()(args=given, prog_name=_PROGRAM, obj=invocation)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else Exit.OK
     finally:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from onegov_orm.fleet.registry import Overview
+
+_NAMES_TOLD: Final = 10
+
 #: Wide enough that nothing is cut where no terminal sets a limit.
 _UNLIMITED: Final = 10_000
 
@@ -141,6 +145,19 @@ def shown_path(path: Path) -> str:
 def count_text(count: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: ``1 schema``, ``2 schemas``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def told_overviews(overviews: Sequence[Overview]) -> str:
+    """Return what will be lost, in words: names, sizes, tables and rows."""
+    told = [
+        f"{each.schema} ({size_text(each.size_bytes)}, {count_text(each.tables, 'table')}, "
+        f"about {count_text(each.rows_estimate, 'row')})"
+        for each in overviews[:_NAMES_TOLD]
+    ]
+    if len(overviews) > _NAMES_TOLD:
+        size = size_text(sum(each.size_bytes for each in overviews))
+        told.append(f"and {len(overviews) - _NAMES_TOLD:,} more ({size} in all)")
+    return ", ".join(told)
 
 
 def _console(*, is_error: bool) -> Console:

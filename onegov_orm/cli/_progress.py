@@ -17,7 +17,7 @@ _SECONDS_BEFORE_FIRST: Final = 1.0
 class Progress(Protocol):
     """Follows a run."""
 
-    def __call__(self, result: Result, number: int, total: int) -> None:
+    def __call__(self, result: Result | None, number: int, total: int) -> None:
         """Take note of one more result."""
 
     def close(self) -> None:
@@ -58,10 +58,9 @@ class Bar:
         self._task = self._progress.add_task(name, total=None, failures="")
         self._progress.start()
 
-    def __call__(self, result: Result, number: int, total: int) -> None:
+    def __call__(self, result: Result | None, number: int, total: int) -> None:
         """Move the bar."""
-        if result.error:
-            self._failures += 1
+        self._failures += result is not None and bool(result.error)
         failures = f"{self._failures} failed" if self._failures else ""
         self._progress.update(self._task, completed=number, total=total, failures=failures)
 
@@ -79,9 +78,9 @@ class Lines:
         self._failures = 0
         self._due = time.monotonic() + _SECONDS_BEFORE_FIRST
 
-    def __call__(self, result: Result, number: int, total: int) -> None:
+    def __call__(self, result: Result | None, number: int, total: int) -> None:
         """Print a line if it is time."""
-        self._failures += bool(result.error)
+        self._failures += result is not None and bool(result.error)
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + _SECONDS_BETWEEN_LINES

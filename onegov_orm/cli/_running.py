@@ -140,7 +140,13 @@ def summary(report: Report) -> str:
     return f"{', '.join(told) or 'no schema'} in {report.seconds:.1f} s"
 
 
-def attend(invocation: Invocation, doing: str, function: Callable[[], Value]) -> Value:
+def attend(
+    invocation: Invocation,
+    doing: str,
+    function: Callable[[], Value],
+    *,
+    has_progress: bool = False,
+) -> Value:
     """Do something that may take long, in a way that Ctrl-C ends it and the server undoes it.
 
     It runs in a thread: while a driver waits for the server, Python hears of no signal.
@@ -153,7 +159,8 @@ def attend(invocation: Invocation, doing: str, function: Callable[[], Value]) ->
         while count == 1 and not work.ended.wait(_SECONDS_BETWEEN_CANCELS):
             connections.cancel()
 
-    spinner = output.err.status(doing) if output.err.is_terminal else nullcontext()
+    is_drawn = output.err.is_terminal and not has_progress
+    spinner = output.err.status(doing) if is_drawn else nullcontext()
     connections = _Connections(invocation)
     with Signals(on_signal) as signals, connections, spinner:
         work.start()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +16,12 @@ from onegov_orm.cli._command import command
 from onegov_orm.cli._exits import Exit, Problem
 from onegov_orm.cli._invocation import Invocation
 from onegov_orm.cli._options import SchemaArgument, YesOption
-from onegov_orm.cli._output import size_text
+from onegov_orm.cli._output import size_text, told_overviews
 from onegov_orm.cli._panels import COPIES
 from onegov_orm.cli._running import attend
+
+if TYPE_CHECKING:
+    from onegov_orm.fleet import Fleet
 
 _STANDARD = Path("-")
 
@@ -99,9 +106,44 @@ def restore(
     if file != _STANDARD and not file.is_file():
         raise Problem(f"there is no file {file}", Exit.NOT_FOUND)
     fleet = invocation.fleet()
-    replaced = None
-    source = sys.stdin.buffer if file == _STANDARD else file
-    schema = attend(invocation, f"Restoring {file}", lambda: fleet.restore(source, to))
+    with _source(file) as source:
+        replaced = _replace(invocation, fleet, source, to, yes) if replace else None
+        try:
+            schema = attend(invocation, f"Restoring {file}", lambda: fleet.restore(source, to))
+        except BaseException:
+            if replaced is not None:
+                fleet.undo(replaced)
+            raise
     output = invocation.output
     data = {"schema": str(schema), "file": str(file), "replaced": replaced}
     output.show(data, lambda: output.say(f"Restored {schema} from {file}"))
+
+
+@contextmanager
+def _source(file: Path) -> Iterator[Path | IO[bytes]]:
+    """Give what is read; a stream is written down first, as a dump is not read in one go."""
+    if file != _STANDARD:
+        yield file
+        return
+    with tempfile.TemporaryFile() as spool:
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        spool.seek(0)
+        yield spool
+
+
+def _replace(
+    invocation: Invocation, fleet: Fleet, source: Any, to: str | None, assume_yes: bool
+) -> str | None:
+    """Put the schema that is in the way into the trash, and return its name there."""
+    # It is loaded already, with the fleet.
+    from onegov_orm.fleet._dump_archive import reading
+
+    name = to
+    if name is None:
+        with reading(source) as reader:
+            name = reader.manifest.schema
+    if not fleet.manager.is_schema_found_on_database(name):
+        return None
+    told = told_overviews(fleet.overview(names=[name]))
+    invocation.confirm(f"Replace {told}? It is put into the trash.", assume_yes)
+    return attend(invocation, f"Dropping {name}", lambda: fleet.drop(name))

@@ -13,7 +13,7 @@ from onegov_orm.cli._command import command
 from onegov_orm.cli._exits import Exit, Problem
 from onegov_orm.cli._invocation import Invocation
 from onegov_orm.cli._options import Filters, SchemasArgument, YesOption
-from onegov_orm.cli._output import Column, count_text, moment_text, size_text
+from onegov_orm.cli._output import Column, count_text, moment_text, size_text, told_overviews
 from onegov_orm.cli._panels import TRASH
 from onegov_orm.cli._running import attend, chosen, run_with
 from onegov_orm.cli._single import each
@@ -72,9 +72,13 @@ def drop(
     fleet = invocation.fleet()
     names = chosen(invocation, Filters(), schemas) or []
     if is_final:
-        invocation.confirm(f"Destroy for good: {_told(fleet, names)}?", yes)
+        invocation.confirm(
+            f"Destroy for good: {told_overviews(fleet.overview(names=names))}?", yes
+        )
     elif names != list(dict.fromkeys(schemas)):
-        invocation.confirm(f"Drop into the trash: {_told(fleet, names)}?", yes)
+        invocation.confirm(
+            f"Drop into the trash: {told_overviews(fleet.overview(names=names))}?", yes
+        )
 
     def function(name: str) -> Any:
         place = fleet.drop(name, purge=is_final)
@@ -167,7 +171,6 @@ def purge(
     age = None if older_than is None else _age(older_than)
     fleet = invocation.fleet()
     doomed = _doomed(fleet, names, age)
-    output = invocation.output
     if doomed:
         size = size_text(sum(trashed.size_bytes for trashed in doomed))
         told = ", ".join(trashed.name for trashed in doomed[:10])
@@ -176,20 +179,6 @@ def purge(
         invocation.confirm(f"Destroy for good: {told}{more} ({count}, {size})?", yes)
     names = [str(trashed.schema) for trashed in doomed]
     return run_with(invocation, "Purging", partial(fleet.purge, names), list_all=True)
-
-
-def _told(fleet: Fleet, names: list[str]) -> str:
-    """Return what will be lost: names, size and rows."""
-    overviews = fleet.overview(names=names)
-    told = [
-        f"{overview.schema} ({size_text(overview.size_bytes)}, "
-        f"{count_text(overview.tables, 'table')}, about {overview.rows_estimate:,} rows)"
-        for overview in overviews[:10]
-    ]
-    if len(overviews) > 10:
-        size = size_text(sum(overview.size_bytes for overview in overviews))
-        told.append(f"and {len(overviews) - 10} more ({size} in all)")
-    return ", ".join(told)
 
 
 def _age(text: str) -> timedelta:

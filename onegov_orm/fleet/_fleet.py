@@ -12,10 +12,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
 
 from onegov_orm.errors import ConfigurationError
-from onegov_orm.fleet import cloning, doctor, drift, dumps, lifecycle, selection
+from onegov_orm.fleet import cloning, drift, dumps, lifecycle, selection
 from onegov_orm.fleet._context import FleetContext
 from onegov_orm.fleet._versions import read_standings
-from onegov_orm.fleet.doctor import Verdict
 from onegov_orm.fleet.drift import DriftReport
 from onegov_orm.fleet.lifecycle import Spare, Trashed
 from onegov_orm.fleet.registry import Customer, Overview, read_overview
@@ -32,6 +31,7 @@ from onegov_orm.marks import LIVE, State
 from onegov_orm.names import SchemaName
 
 if TYPE_CHECKING:
+    from onegov_orm.fleet.doctor import Verdict
     from onegov_orm.fleet.migrations import Migrations, Status
     from onegov_orm.session_manager import SessionManager
 
@@ -219,7 +219,10 @@ class Fleet:
 
     def doctor(self, **options: Any) -> list[Verdict]:
         """Tell whether server, rights, extensions, pooler and settings fit, by trying."""
-        return doctor.diagnose(self.context, **options)
+        # Knows of everything, and is rarely asked.
+        from onegov_orm.fleet.doctor import diagnose
+
+        return diagnose(self.context, **options)
 
     # -- migrations
 

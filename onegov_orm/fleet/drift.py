@@ -174,15 +174,16 @@ def _compare_all(reader: Reader, prints: Mapping[str, str], expected: Reference)
     if not ranked:
         return _Findings()
     leader, *others = ranked
-    majority: Items | None = None
-    differences: list[Difference] = []
-    for group, items in _structures(reader, [leader, *others]):
-        if group is leader:
-            majority = items
-        elif majority is not None:
-            differences.extend(_of_group(group, items, majority, expected.customer))
+    majority = next((items for _, items in _structures(reader, [leader])), None)
+    if majority is None:
+        # It went away, or can't be read any more: nobody can tell what the others should be.
+        return _Findings(notes=(f"{leader[0]} went away while it was looked at",))
+    differences = [
+        difference
+        for group, items in _structures(reader, others)
+        for difference in _of_group(group, items, majority, expected.customer)
+    ]
     differences.sort(key=lambda each: (each.schema, each.kind, each.name))
-    # Nobody can tell what the others should be, if it could not be read again.
     beside, notes = _of_majority(leader, majority, expected.customer)
     return _Findings(len(leader), beside, tuple(differences), notes)
 
@@ -210,10 +211,10 @@ def _of_group(
 
 
 def _of_majority(
-    group: Sequence[str], items: Items | None, models: Items | None
+    group: Sequence[str], items: Items, models: Items | None
 ) -> tuple[tuple[Difference, ...], tuple[str, ...]]:
     """Return how the majority differs from the models, and what it has beside them."""
-    if models is None or items is None:
+    if models is None:
         return (), ()
     pairs = compare(models, items)
     differences = tuple(

@@ -14,7 +14,7 @@ from onegov_orm.fleet import _purging
 from onegov_orm.fleet._moving import move, working_on
 from onegov_orm.fleet._purging import Purger, refuse_needed
 from onegov_orm.fleet._spares import Spare, fill_spares, keep_spares, spares
-from onegov_orm.fleet.registry import read_overview
+from onegov_orm.fleet.registry import Customer, read_overview
 from onegov_orm.fleet.runner import OnResult, Report, run
 from onegov_orm.marks import Mark, State, now
 from onegov_orm.names import SchemaName, hidden_schema
@@ -132,17 +132,16 @@ def trash(context: FleetContext) -> list[Trashed]:
     dropped = context.customers(states=_DROPPED)
     with context.connected() as connection, connection.begin():
         sizes = {each.schema: each.size_bytes for each in read_overview(connection, dropped)}
-    found = [
+    return [
         Trashed(
             each.schema,
-            each.mark.name or str(each.schema),
+            _former_name(each),
             each.mark.changed,
             sizes[each.schema],
             is_partial=each.mark.state is State.PURGING,
         )
-        for each in dropped
+        for each in _newest_first(dropped)
     ]
-    return sorted(found, key=_age)
 
 
 def undo(context: FleetContext, name: str, *, to: str | None = None) -> str:
@@ -153,12 +152,13 @@ def undo(context: FleetContext, name: str, *, to: str | None = None) -> str:
     `SchemaExists` if the name is taken by now.
     """
     chosen = _in_trash(context, name)[0]
-    target = context.manager.parse_schema(chosen.name if to is None else to)
+    former = _former_name(chosen)
+    target = context.manager.parse_schema(former if to is None else to)
     with working_on(context, chosen.schema, target) as connection:
         mark = find_mark(connection, chosen.schema)
         if mark is None or mark.state is not State.TRASHED:
             raise OrmError(
-                f'"{chosen.name}" can\'t come back: a part of it was dropped for good already'
+                f'"{former}" can\'t come back: a part of it was dropped for good already'
             )
         advice = 'bring it back under another name, with undo(..., to="...") or --to'
         move(connection, chosen.schema, target, advice)
@@ -183,14 +183,14 @@ def purge(
     purge is ended by the next one. Raises `NotInTrash` before anything is dropped.
     """
     if names is None:
-        found = trash(context)
+        found = context.customers(states=_DROPPED)
     elif isinstance(names, str):
         raise ConfigurationError(f"names takes a collection of names, not {names!r}")
     else:
         found = [each for name in names for each in _in_trash(context, name)]
     if older_than is not None:
         moment = datetime.now(UTC) - older_than
-        found = [each for each in found if each.dropped is None or each.dropped <= moment]
+        found = [each for each in found if (each.mark.changed or moment) <= moment]
     doomed = [each.schema for each in found]
     return run("purge", doomed, lambda: Purger(context, stop), _purging.OPTIONS, on_result, stop)
 
@@ -253,17 +253,25 @@ def _change_mark(context: FleetContext, schema: str, change: Callable[[Mark], Ma
     context.manager.provisioner.forget(name)
 
 
-def _in_trash(context: FleetContext, name: str) -> list[Trashed]:
+def _in_trash(context: FleetContext, name: str) -> list[Customer]:
     """Return what is, or was, called so, the newest first; raises `NotInTrash`."""
-    found = [each for each in trash(context) if name in (each.schema, each.name)]
+    dropped = context.customers(states=_DROPPED)
+    found = [each for each in dropped if name in (each.schema, _former_name(each))]
     if not found:
         raise NotInTrash(str(name))
-    return found
+    return _newest_first(found)
 
 
-def _age(trashed: Trashed) -> tuple[float, str]:
-    dropped = trashed.dropped
-    return (0.0 if dropped is None else -dropped.timestamp(), trashed.schema)
+def _newest_first(dropped: Iterable[Customer]) -> list[Customer]:
+    def age(customer: Customer) -> tuple[float, str]:
+        moment = customer.mark.changed
+        return (0.0 if moment is None else -moment.timestamp(), customer.schema)
+
+    return sorted(dropped, key=age)
+
+
+def _former_name(customer: Customer) -> str:
+    return customer.mark.name or str(customer.schema)
 
 
 def _moved(context: FleetContext, *schemas: SchemaName) -> None:

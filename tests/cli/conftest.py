@@ -75,7 +75,11 @@ class Project:
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if "ONEGOV" not in name}
-        return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **more}
+        return {
+            **kept,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            **more,
+        }
 
     def process(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         options = {"stdin": subprocess.DEVNULL, **options}

@@ -9,13 +9,12 @@ import sys
 from typing import Any
 
 import pytest
-import typer.main
 
 from onegov_orm.cli._exits import Exit
-from onegov_orm.cli._main import make_app
+from onegov_orm.cli._main import program
 from tests.cli.conftest import ROOT, Project
 
-GROUP: Any = typer.main.get_command(make_app())
+GROUP = program()
 COMMANDS = sorted(GROUP.commands)
 
 EXPECTED = {

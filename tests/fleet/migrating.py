@@ -50,6 +50,7 @@ class Environment:
         (folder / "versions").mkdir(parents=True)
         (folder / "script.py.mako").write_text(
             "revision = ${repr(up_revision)}\ndown_revision = ${repr(down_revision)}\n"
+            "branch_labels = ${repr(branch_labels)}\n"
             "import sqlalchemy as sa\nfrom alembic import op\n"
             "def upgrade():\n    ${upgrades if upgrades else 'pass'}\n"
             "def downgrade():\n    ${downgrades if downgrades else 'pass'}\n"

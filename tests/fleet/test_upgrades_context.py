@@ -66,40 +66,40 @@ def rows(context: UpgradeContext, sql: str) -> list[tuple[Any, ...]]:
 # -- looking
 
 
-def test_tables_are_those_of_the_schema(any_context: UpgradeContext) -> None:
-    assert any_context.has_table("documents")
-    assert not any_context.has_table("elsewhere")
-    assert not any_context.has_table("ix_documents_owner")
-    assert not any_context.has_table("pg_class")
+def test_tables_are_those_of_the_schema(context: UpgradeContext) -> None:
+    assert context.has_table("documents")
+    assert not context.has_table("elsewhere")
+    assert not context.has_table("ix_documents_owner")
+    assert not context.has_table("pg_class")
 
 
-def test_columns_are_those_of_the_table(any_context: UpgradeContext) -> None:
-    assert any_context.has_column("documents", "title")
-    assert not any_context.has_column("documents", "Title")
-    assert not any_context.has_column("documents", "ctid")
-    assert not any_context.has_column("elsewhere", "id")
-    rows_before = rows(any_context, "SELECT count(*) FROM documents")
-    any_context.connection.execute(text("ALTER TABLE documents DROP COLUMN title"))
-    assert not any_context.has_column("documents", "title")
+def test_columns_are_those_of_the_table(context: UpgradeContext) -> None:
+    assert context.has_column("documents", "title")
+    assert not context.has_column("documents", "Title")
+    assert not context.has_column("documents", "ctid")
+    assert not context.has_column("elsewhere", "id")
+    rows_before = rows(context, "SELECT count(*) FROM documents")
+    context.connection.execute(text("ALTER TABLE documents DROP COLUMN title"))
+    assert not context.has_column("documents", "title")
     assert rows_before == [(3,)]
 
 
-def test_enums_are_those_of_the_schema(any_context: UpgradeContext) -> None:
-    assert any_context.has_enum("color")
-    assert not any_context.has_enum("mood")
-    assert not any_context.has_enum("documents")
+def test_enums_are_those_of_the_schema(context: UpgradeContext) -> None:
+    assert context.has_enum("color")
+    assert not context.has_enum("mood")
+    assert not context.has_enum("documents")
 
 
-def test_constraints_are_those_of_the_table(any_context: UpgradeContext) -> None:
-    assert any_context.has_constraint("pages", "pages_pkey")
-    assert any_context.has_constraint("pages", "pages_document_id_fkey")
-    assert not any_context.has_constraint("documents", "pages_pkey")
-    assert not any_context.has_constraint("elsewhere", "far")
+def test_constraints_are_those_of_the_table(context: UpgradeContext) -> None:
+    assert context.has_constraint("pages", "pages_pkey")
+    assert context.has_constraint("pages", "pages_document_id_fkey")
+    assert not context.has_constraint("documents", "pages_pkey")
+    assert not context.has_constraint("elsewhere", "far")
 
 
-def test_a_table_without_rows_is_empty(any_context: UpgradeContext) -> None:
-    assert any_context.is_empty_table("pages")
-    assert not any_context.is_empty_table("documents")
+def test_a_table_without_rows_is_empty(context: UpgradeContext) -> None:
+    assert context.is_empty_table("pages")
+    assert not context.is_empty_table("documents")
 
 
 def test_pending_objects_count(context: UpgradeContext) -> None:
@@ -132,12 +132,12 @@ def test_odd_names_are_no_sql(context: UpgradeContext) -> None:
 # -- Alembic
 
 
-def test_operations_are_alembics(any_context: UpgradeContext) -> None:
-    operations = any_context.operations
+def test_operations_are_alembics(context: UpgradeContext) -> None:
+    operations = context.operations
     operations.add_column("documents", Column("size", sa.Integer))
     operations.create_index("ix_size", "documents", ["size"])
-    assert any_context.has_column("documents", "size")
-    assert any_context.operations is operations
+    assert context.has_column("documents", "size")
+    assert context.operations is operations
 
 
 def test_without_alembic_only_operations_fail(
@@ -155,13 +155,13 @@ def test_without_alembic_only_operations_fail(
 # -- adding a column
 
 
-def test_a_column_is_added_with_one_value(any_context: UpgradeContext) -> None:
+def test_a_column_is_added_with_one_value(context: UpgradeContext) -> None:
     column = Column("size", sa.Integer, nullable=False, comment="in bytes")
-    assert any_context.add_column_with_defaults("documents", column, 7)
-    assert rows(any_context, "SELECT DISTINCT size FROM documents") == [(7,)]
-    assert not any_context.add_column_with_defaults("documents", column, 8)
+    assert context.add_column_with_defaults("documents", column, 7)
+    assert rows(context, "SELECT DISTINCT size FROM documents") == [(7,)]
+    assert not context.add_column_with_defaults("documents", column, 8)
     with pytest.raises(DBAPIError, match="size"):
-        any_context.connection.execute(text("INSERT INTO documents (owner) VALUES ('x')"))
+        context.connection.execute(text("INSERT INTO documents (owner) VALUES ('x')"))
 
 
 def test_a_column_is_filled_by_an_expression(context: UpgradeContext) -> None:
@@ -183,16 +183,14 @@ def test_a_column_is_filled_row_by_row(any_context: UpgradeContext) -> None:
     ]
 
 
-def test_a_table_that_no_model_knows_is_filled_row_by_row(any_context: UpgradeContext) -> None:
-    execute = any_context.connection.execute
+def test_a_table_that_no_model_knows_is_filled_row_by_row(context: UpgradeContext) -> None:
+    execute = context.connection.execute
     execute(text("CREATE TABLE old (name text)"))
     execute(text("INSERT INTO old SELECT n::text FROM generate_series(1, 1234) AS n"))
     added = Column("twice", sa.Integer, nullable=False)
-    any_context.add_column_with_defaults("old", added, lambda row: 2 * int(row.name))
+    context.add_column_with_defaults("old", added, lambda row: 2 * int(row.name))
     expected = [(1234, True)]
-    assert (
-        rows(any_context, "SELECT count(*), bool_and(twice = name::int * 2) FROM old") == expected
-    )
+    assert rows(context, "SELECT count(*), bool_and(twice = name::int * 2) FROM old") == expected
     execute(text("ALTER TABLE old ADD COLUMN x integer"))
 
 
@@ -338,18 +336,18 @@ def test_values_that_nobody_uses_are_removed(context: UpgradeContext) -> None:
     assert not rows(context, "SELECT 1 FROM pg_type WHERE typname LIKE 'color%old'")
 
 
-def test_a_value_that_is_used_is_not_removed(any_context: UpgradeContext) -> None:
-    any_context.connection.execute(text("CREATE TABLE boxes (colors color[])"))
+def test_a_value_that_is_used_is_not_removed(context: UpgradeContext) -> None:
+    context.connection.execute(text("CREATE TABLE boxes (colors color[])"))
     with pytest.raises(OrmError, match=r"can't lose RED: 3 rows of documents\.color"):
-        any_context.update_enum_values("color", ["GREEN"])
-    execute = any_context.connection.execute
+        context.update_enum_values("color", ["GREEN"])
+    execute = context.connection.execute
     execute(text("UPDATE documents SET color = 'GREEN'"))
     execute(text("INSERT INTO boxes VALUES ('{GREEN,RED}')"))
     with pytest.raises(OrmError, match=r"1 rows of boxes\.colors"):
-        any_context.update_enum_values("color", ["GREEN"])
+        context.update_enum_values("color", ["GREEN"])
     # The transaction goes on.
     execute(text("DELETE FROM boxes"))
-    assert any_context.update_enum_values("color", ["GREEN"])
+    assert context.update_enum_values("color", ["GREEN"])
 
 
 def test_arrays_defaults_and_partitions_come_along(any_context: UpgradeContext) -> None:

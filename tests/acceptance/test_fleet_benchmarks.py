@@ -1,0 +1,108 @@
+"""The benchmarks of fleets as a process, in tiny; and that they compare what is equal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import tenants
+from benchmarks.databases import new_database
+from benchmarks.databases import run as run_sql
+from benchmarks.fleet_databases import DjangoDatabase, OurDatabase, columns_added
+from benchmarks.fleet_environments import write_our_environment, write_recipe
+from benchmarks.fleet_migrations import LOOP, OURS
+from benchmarks.fleet_models import REVISIONS
+from benchmarks.fleet_processes import run_program
+from benchmarks.fleet_tenants import Project, tables_and_indexes
+
+needs_django = pytest.mark.skipif(not tenants.is_available(), reason="needs the extra bench")
+
+WORKERS = 2
+
+
+@pytest.fixture
+def database(tcp_dsn):
+    with new_database(tcp_dsn) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def ours(database, tmp_path):
+    folder = write_our_environment(tmp_path, REVISIONS)
+    found = OurDatabase(database, folder, WORKERS)
+    found.grow(3)
+    return found
+
+
+def alembic(dsn, directory, revisions, *arguments):
+    ini = write_recipe(directory, revisions, dsn)
+    command = [sys.executable, "-m", "alembic", "-c", str(ini), *arguments, "upgrade", "head"]
+    run_program(command, directory)
+
+
+@pytest.mark.slow
+def test_revisions_make_the_tables_that_the_models_have(ours, tmp_path):
+    run_sql(ours.dsn, "CREATE SCHEMA empty")
+    alembic(ours.dsn, tmp_path, REVISIONS, "-x", "tenant=empty")
+    found = tables_and_indexes(ours.dsn, "empty")
+    assert len(found) == REVISIONS
+    assert found == tables_and_indexes(ours.dsn, ours.schemas[0])
+
+
+@pytest.mark.slow
+def test_a_fleet_is_put_back_to_where_it_was(ours, tmp_path):
+    before = tables_and_indexes(ours.dsn, ours.schemas[1])
+    for _ in range(2):
+        directory = tmp_path / str(_)
+        alembic(ours.dsn, directory, REVISIONS + 1)
+        assert columns_added(ours.dsn) == 2 * len(ours.schemas)
+        ours.put_back()
+        assert columns_added(ours.dsn) == 0
+    # A dropped column stays in the catalog, an index does not.
+    after = tables_and_indexes(ours.dsn, ours.schemas[1])
+    assert {(name, indexes) for name, _, indexes in after} == {
+        (name, indexes) for name, _, indexes in before
+    }
+
+
+@needs_django
+@pytest.mark.slow
+def test_django_makes_the_same_tables_and_finds_nothing_to_change(ours, tcp_dsn, tmp_path):
+    with new_database(tcp_dsn) as dsn:
+        project = Project(tmp_path / "django", dsn, REVISIONS, WORKERS)
+        assert "No changes" in project.manage("makemigrations", "--check", "records").output
+        database = DjangoDatabase(dsn, project)
+        database.grow(2)
+        found = tables_and_indexes(dsn, database.schemas[1])
+        assert len(found) == REVISIONS
+        assert found == tables_and_indexes(ours.dsn, ours.schemas[0])
+        said = project.manage("migrate_schemas", "--tenant").output
+        assert said.count("No migrations to apply") == 2
+
+
+@pytest.mark.slow
+def test_every_part_is_measured(tcp_dsn, tmp_path):
+    sizes = "--sizes 2 3 --rounds 1 --sample 1 --workers 2 --serve 30 --serve-tables 2"
+    more = "--spare-rounds 1 --spare-tables 3 --check 4 --markdown --no-plots"
+    command = [sys.executable, "-m", "benchmarks.fleet", "--dsn", tcp_dsn, "--output"]
+    command += [str(tmp_path), *sizes.split(), *more.split()]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "fleet.json").read_text())
+    assert [(each["schemas"], each["task"]) for each in found["migrations"]] == [
+        (2, "nothing to do"), (2, "one new revision"),
+        (3, "nothing to do"), (3, "one new revision"),
+    ]  # fmt: skip
+    for result in found["migrations"]:
+        rows = {row["contestant"]: row for row in result["rows"]}
+        assert rows[LOOP]["ratio"]["median"] == 1
+        assert 0 < rows[OURS]["inside"]["median"] < rows[OURS]["seconds"]["median"]
+        assert any(name.startswith("django") for name in rows) == tenants.is_available()
+    assert [each["connections"] for each in found["serving"]["served"]] == [1, 1]
+    assert found["check"]["found"] == [found["check"]["altered"]]
+    assert found["spares"]["rows"][1]["milliseconds"]["median"] > 0
+    assert "| **onegov_orm** |" in done.stdout
+    assert "━" not in done.stdout

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -19,12 +18,12 @@ from sqlalchemy.exc import DBAPIError
 
 from onegov_orm import _sql
 from onegov_orm._ddl import Inventory, Script, inventory_of, scripts_of
+from onegov_orm._extensions import Extension, unavailable
 from onegov_orm._marking import mark_as_new, refuse_suspended, take_spare, write_mark
 from onegov_orm._pool import driver_connection
 from onegov_orm._prelude import Prelude
 from onegov_orm.errors import (
     ExtensionMisplaced,
-    ExtensionUnavailable,
     PermissionDenied,
     SchemaExists,
 )
@@ -40,17 +39,6 @@ if TYPE_CHECKING:
 _DENIED: Final = "42501"
 #: ``duplicate_schema``, and ``unique_violation`` for one that is being made right now.
 _DUPLICATES: Final = ("42P06", "23505")
-
-#: Debian's packages of extensions that are not part of PostgreSQL's own.
-_PACKAGES: Final = {
-    "postgis": "postgresql-{version}-postgis-3",
-    "vector": "postgresql-{version}-pgvector",
-    "pg_cron": "postgresql-{version}-cron",
-    "pgaudit": "postgresql-{version}-pgaudit",
-    "pg_partman": "postgresql-{version}-partman",
-    "hypopg": "postgresql-{version}-hypopg",
-    "plpython3u": "postgresql-plpython3-{version}",
-}
 
 #: How long a new schema waits for the locks of others. A thread that holds one of them itself,
 #: because it wrote to a shared table, would otherwise wait for itself forever.
@@ -191,19 +179,24 @@ class Provisioner:
         return self._make_of(self._current_plan(dialect))
 
     def _ensure_complete(self, connection: Connection, schema: SchemaName, plan: Plan) -> None:
-        if self._is_complete(connection, schema, plan):
+        if self._incomplete(connection, schema, plan) is None:
             return
         lock(connection, f"schema {schema}")
-        if not self._is_complete(connection, schema, plan):
-            self._complete(connection, schema, plan)
+        inventory = self._incomplete(connection, schema, plan)
+        if inventory is not None:
+            self._complete(connection, schema, plan, inventory)
 
-    def _is_complete(self, connection: Connection, schema: SchemaName, plan: Plan) -> bool:
+    def _incomplete(
+        self, connection: Connection, schema: SchemaName, plan: Plan
+    ) -> Inventory | None:
+        """Return what the schema holds, None if that is all; raises `SchemaSuspended`."""
         inventory = _inventory(connection, schema)
         refuse_suspended(schema, Mark.parse(inventory.comment))
-        return plan.is_complete_in(inventory)
+        return None if plan.is_complete_in(inventory) else inventory
 
-    def _complete(self, connection: Connection, schema: SchemaName, plan: Plan) -> None:
-        inventory = _inventory(connection, schema)
+    def _complete(
+        self, connection: Connection, schema: SchemaName, plan: Plan, inventory: Inventory
+    ) -> None:
         is_new = plan.is_new_in(inventory)
         is_spare = not inventory.exists and take_spare(
             connection, schema, partial(self._make_of, plan)
@@ -275,7 +268,7 @@ class Provisioner:
         name, found_in, schema = extension.name, extension.found_in, self.extensions_schema
         if found_in is None:
             if not extension.is_available:
-                raise _unavailable(connection, name)
+                raise unavailable(connection, name)
         elif found_in not in (schema, "pg_catalog"):
             raise ExtensionMisplaced(name, found_in, _sql.move_extension(name, schema))
         elif not extension.is_usable:
@@ -283,17 +276,6 @@ class Provisioner:
                 f'permission denied for schema {found_in}, where the extension "{name}" lives',
                 _sql.grant_usage_to_all(found_in),
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Extension:
-    """What the server says about an extension: a row that `_sql.EXTENSIONS` yields."""
-
-    name: str
-    found_in: str | None
-    is_available: bool
-    is_usable: bool | None
-    can_create_schemas: bool
 
 
 def create_schema(connection: Connection, schema: str) -> None:
@@ -388,10 +370,3 @@ def _database_and_role(connection: Connection) -> tuple[str, str]:
         return info.dbname, info.user
     url = connection.engine.url
     return url.database or "", url.username or ""
-
-
-def _unavailable(connection: Connection, extension: str) -> ExtensionUnavailable:
-    number = int(connection.exec_driver_sql(_sql.SERVER_VERSION).scalar_one())
-    version = number // 10_000
-    package = _PACKAGES.get(extension, "postgresql-{version}").format(version=version)
-    return ExtensionUnavailable(extension, version, package)

@@ -34,8 +34,9 @@ def complete_schemas(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _names(flags: dict[str, Any]) -> list[str]:
     # All of this is needed only now, by who pressed Tab behind a command.
-    from onegov_orm.cli._loading import load_fleet
+    from onegov_orm.cli._loading import load_fleet, load_manager
     from onegov_orm.cli._settings import Settings
 
-    fleet = load_fleet(Settings(flags, os.environ, Path.cwd()), needs_models=False)
+    settings = Settings(flags, os.environ, Path.cwd())
+    fleet = load_fleet(settings, load_manager(settings, needs_models=False))
     return [str(name) for name in fleet.select()]

@@ -13,6 +13,7 @@ from onegov_orm.cli._output import Output
 from onegov_orm.cli._settings import Settings
 
 if TYPE_CHECKING:
+    from onegov_orm._manager import BaseSessionManager
     from onegov_orm.fleet import Fleet
 
 
@@ -21,6 +22,8 @@ class Invocation:
 
     def __init__(self) -> None:
         self.flags: dict[str, Any] = {}
+        #: The manager that was configured: that of the fleet, or an asynchronous one.
+        self.manager: BaseSessionManager | None = None
         self._fleet: Fleet | None = None
 
     def take(self, flags: dict[str, Any]) -> None:
@@ -51,9 +54,10 @@ class Invocation:
         """Return the fleet of the configured database, which is not connected yet."""
         if self._fleet is None:
             # The user's modules, and SQLAlchemy with them, are loaded by those who need them.
-            from onegov_orm.cli._loading import load_fleet
+            from onegov_orm.cli._loading import load_fleet, load_manager
 
-            self._fleet = load_fleet(self.settings, needs_models)
+            self.manager = load_manager(self.settings, needs_models)
+            self._fleet = load_fleet(self.settings, self.manager)
         return self._fleet
 
     def confirm(self, question: str, assume_yes: bool) -> None:

@@ -15,6 +15,7 @@ from onegov_orm.cli._settings import Settings
 
 if TYPE_CHECKING:
     from onegov_orm import SessionManager
+    from onegov_orm._manager import BaseSessionManager
     from onegov_orm.fleet import Fleet
 
 _FRAMES_SHOWN = 3
@@ -26,17 +27,21 @@ _HOW_TO_SAY = (
 )
 
 
-def load_fleet(settings: Settings, needs_models: bool) -> Fleet:
-    """Return the fleet that is configured; the manager in it is not connected yet."""
+def load_fleet(settings: Settings, manager: BaseSessionManager) -> Fleet:
+    """Return the fleet of a manager; an asynchronous one gets a synchronous companion."""
     # The help is shown without SQLAlchemy.
     from onegov_orm.fleet import Fleet
+    from onegov_orm.fleet._companion import companion
 
-    manager = load_manager(settings, needs_models)
-    return Fleet(manager, migrations=settings["migrations"], upgrades=settings["upgrades"])
+    options = {name: settings[name] for name in ("migrations", "upgrades")}
+    return Fleet(companion(manager), **options)
 
 
-def load_manager(settings: Settings, needs_models: bool) -> SessionManager:
-    """Return the manager that is configured; one made here if there are dsn and base."""
+def load_manager(settings: Settings, needs_models: bool) -> BaseSessionManager:
+    """Return the manager that is configured; one made here if there are dsn and base.
+
+    It is not connected yet.
+    """
     _prepend(settings)
     manager, dsn = settings.setting("manager"), settings.setting("dsn")
     if manager.value is None and dsn.value is None:
@@ -76,10 +81,9 @@ def _prepend(settings: Settings) -> None:
         sys.path.insert(0, text)
 
 
-def _given_manager(path: str) -> SessionManager:
+def _given_manager(path: str) -> BaseSessionManager:
     # The help is shown without SQLAlchemy.
     from onegov_orm._manager import BaseSessionManager
-    from onegov_orm.fleet._companion import companion
 
     found = load_object(path)
     if not isinstance(found, BaseSessionManager) and callable(found):
@@ -93,7 +97,7 @@ def _given_manager(path: str) -> SessionManager:
         raise Problem(
             f'"{path}" is a {kind}, not a SessionManager, nor a function that returns one'
         )
-    return companion(found)
+    return found
 
 
 def _new_manager(settings: Settings, needs_models: bool) -> SessionManager:

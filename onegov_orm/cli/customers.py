@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from onegov_orm.cli._command import command
 from onegov_orm.cli._exits import Exit
 from onegov_orm.cli._invocation import Invocation
+from onegov_orm.cli._making import create as make
 from onegov_orm.cli._options import NewNameArgument, SchemaArgument, Selection
 from onegov_orm.cli._output import Column, count_text, moment_text, size_text, state_text
 from onegov_orm.cli._panels import COPIES, CUSTOMERS
@@ -118,8 +120,8 @@ def create(
     Schema, extensions, tables and seeds are made in one transaction: all of it, or nothing. A
     spare schema is used if there is one, which takes milliseconds.
     """
-    fleet = invocation.fleet(needs_models=True)
-    return each(invocation, "Creating", "Created", schemas, fleet.create)
+    invocation.fleet(needs_models=True)
+    return each(invocation, "Creating", "Created", schemas, partial(make, invocation))
 
 
 def rename(invocation: Invocation, schema: SchemaArgument, new: NewNameArgument) -> None:

@@ -9,6 +9,7 @@ import typer
 from onegov_orm.cli._command import command
 from onegov_orm.cli._exits import Exit
 from onegov_orm.cli._invocation import Invocation
+from onegov_orm.cli._making import fill_spares
 from onegov_orm.cli._output import count_text
 from onegov_orm.cli._panels import CUSTOMERS
 from onegov_orm.cli._running import attend
@@ -42,7 +43,7 @@ def spares(
     fleet = invocation.fleet(needs_models=fill is not None)
     made = 0
     if fill is not None:
-        made = attend(invocation, "Making spares", lambda: fleet.fill_spares(fill))
+        made = attend(invocation, "Making spares", lambda: fill_spares(invocation, fill))
     found = attend(invocation, "Looking", fleet.spares)
     output = invocation.output
 

@@ -67,10 +67,11 @@ class _Finder:
         return _DYNAMIC.search(sql) is not None and self._whole.search(sql) is not None
 
     def _refers(self, text: str) -> bool:
-        # Inside a literal, quotes stand twice.
         return any(
-            (bare or quoted.replace('""', '"')).casefold() in self._names
+            name.casefold() in self._names
             for bare, quoted in self._qualified.findall(text)
+            # Inside a literal, quotes stand twice. A dollar sign may end what stands in dollars.
+            for name in (bare, bare.partition("$")[0], quoted.replace('""', '"'))
         )
 
 

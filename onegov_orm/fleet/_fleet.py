@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO, Unpack
+from typing import IO, TYPE_CHECKING, Unpack
 
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.fleet import cloning, drift, dumps, lifecycle, selection
@@ -181,11 +181,11 @@ class Fleet:
 
     # -- files
 
-    def dump(self, schema: str, file: str | os.PathLike[str] | BinaryIO) -> None:
+    def dump(self, schema: str, file: str | os.PathLike[str] | IO[bytes]) -> None:
         """Write a schema, with its data, to a file."""
         dumps.dump(self.context, schema, file)
 
-    def restore(self, file: str | os.PathLike[str] | BinaryIO, schema: str | None = None) -> str:
+    def restore(self, file: str | os.PathLike[str] | IO[bytes], schema: str | None = None) -> str:
         """Make a schema from a file, under its own or another name, which is returned."""
         return dumps.restore(self.context, file, schema)
 
@@ -217,12 +217,15 @@ class Fleet:
         """Compare each schema with the models, and with the other schemas."""
         return drift.check(self.context, schemas=schemas, on_progress=on_progress)
 
-    def doctor(self, **options: Any) -> list[Verdict]:
-        """Tell whether server, rights, extensions, pooler and settings fit, by trying."""
+    def doctor(self, *, fleet_size: int | None = None) -> list[Verdict]:
+        """Tell whether server, rights, extensions, pooler and settings fit, by trying.
+
+        ``fleet_size`` is how many customers are planned, if there are not as many yet.
+        """
         # Knows of everything, and is rarely asked.
         from onegov_orm.fleet.doctor import diagnose
 
-        return diagnose(self.context, **options)
+        return diagnose(self.context, fleet_size=fleet_size)
 
     # -- migrations
 

@@ -135,9 +135,9 @@ _RANGE: Final = """
             'SUBTYPE = ' || pg_catalog.format_type(range.rngsubtype, NULL),
             pg_catalog.format('SUBTYPE_OPCLASS = %I.%I', class_schema.nspname, class.opcname),
             CASE WHEN range.rngcollation <> 0 THEN 'COLLATION = '
-                || CAST(CAST(range.rngcollation AS pg_catalog.regcollation) AS text) END,
+                || CAST(CAST(range.rngcollation AS pg_catalog.regcollation) AS pg_catalog.text) END,
             CASE WHEN range.rngsubdiff <> 0 THEN 'SUBTYPE_DIFF = '
-                || CAST(CAST(range.rngsubdiff AS pg_catalog.regproc) AS text) END,
+                || CAST(CAST(range.rngsubdiff AS pg_catalog.regproc) AS pg_catalog.text) END,
             pg_catalog.format('MULTIRANGE_TYPE_NAME = %I', multirange.typname)))
     FROM pg_catalog.pg_range AS range
     JOIN pg_catalog.pg_opclass AS class ON class.oid = range.rngsubopc

@@ -9,7 +9,7 @@ from onegov_orm.fleet._sql_blueprint import NAMESPACE, class_of, relation
 #: The oid of a schema.
 SCHEMA_OID: Final = """
     SELECT CAST(oid AS pg_catalog.int8) FROM pg_catalog.pg_namespace
-    WHERE nspname = CAST(:schema AS text)
+    WHERE nspname = CAST(:schema AS pg_catalog.text)
 """
 
 #: Whatever belongs to the schema, as the server's dependencies name it.
@@ -45,7 +45,7 @@ DEPENDENCIES: Final = f"""
     WITH {_OWN}
     SELECT CAST(dependency.classid AS pg_catalog.int8), CAST(dependency.objid AS pg_catalog.int8),
         CAST(dependency.refclassid AS pg_catalog.int8),
-        CAST(dependency.refobjid AS pg_catalog.int8), CAST(dependency.deptype AS text),
+        CAST(dependency.refobjid AS pg_catalog.int8), CAST(dependency.deptype AS pg_catalog.text),
         dependency.classid = {class_of("pg_type")}, dependency.classid = {class_of("pg_constraint")}
     FROM own JOIN pg_catalog.pg_depend AS dependency USING (classid, objid)
     ORDER BY dependency.deptype DESC
@@ -57,7 +57,7 @@ EXTENSIONS: Final = f"""
         SELECT DISTINCT dependency.refclassid, dependency.refobjid
         FROM own JOIN pg_catalog.pg_depend AS dependency USING (classid, objid)
     )
-    SELECT DISTINCT CAST(extension.extname AS text), CAST(home.nspname AS text)
+    SELECT DISTINCT CAST(extension.extname AS pg_catalog.text), CAST(home.nspname AS pg_catalog.text)
     FROM needed CROSS JOIN LATERAL (
         SELECT member.refobjid AS oid FROM pg_catalog.pg_depend AS member
         WHERE member.classid = needed.refclassid AND member.objid = needed.refobjid
@@ -103,7 +103,7 @@ def _strangers(kind: str, catalog: str, name: str, namespace: str) -> str:
 #: What can't be written down as statements: kind and name.
 UNCLONEABLE: Final = (
     f"""
-    SELECT 'foreign table', CAST(class.relname AS text) FROM pg_catalog.pg_class AS class
+    SELECT 'foreign table', CAST(class.relname AS pg_catalog.text) FROM pg_catalog.pg_class AS class
     WHERE class.relnamespace = {NAMESPACE} AND class.relkind = 'f'
     UNION ALL SELECT 'base type', type.typname FROM pg_catalog.pg_type AS type
     WHERE type.typnamespace = {NAMESPACE} AND type.typtype IN ('b', 'p') AND NOT EXISTS (
@@ -260,7 +260,7 @@ _GRANTED: Final = f"""
     granted AS (
         SELECT pg_catalog.format('%s %I', CASE class.relkind WHEN 'S' THEN 'SEQUENCE'
                 ELSE 'TABLE' END, class.relname) AS target,
-            class.relowner AS owner, class.relacl AS acl, CAST(NULL AS text) AS columns
+            class.relowner AS owner, class.relacl AS acl, CAST(NULL AS pg_catalog.text) AS columns
         FROM pg_catalog.pg_class AS class
         WHERE class.relnamespace = {NAMESPACE} AND class.relkind IN ('r', 'p', 'v', 'm', 'S')
         UNION ALL SELECT pg_catalog.format('TABLE %I', class.relname), class.relowner,
@@ -269,7 +269,7 @@ _GRANTED: Final = f"""
         JOIN pg_catalog.pg_attribute AS field ON field.attrelid = class.oid
         WHERE class.relnamespace = {NAMESPACE} AND NOT field.attisdropped
         UNION ALL SELECT 'ROUTINE '
-            || CAST(CAST(proc.oid AS pg_catalog.regprocedure) AS text), proc.proowner,
+            || CAST(CAST(proc.oid AS pg_catalog.regprocedure) AS pg_catalog.text), proc.proowner,
             proc.proacl, NULL
         FROM pg_catalog.pg_proc AS proc
         WHERE proc.pronamespace = {NAMESPACE}
@@ -286,7 +286,7 @@ PRIVILEGES: Final = f"""
     WITH {_GRANTED}
     SELECT granted.target, granted.columns,
         CASE WHEN item.grantee <> 0
-            THEN CAST(pg_catalog.pg_get_userbyid(item.grantee) AS text) END,
+            THEN CAST(pg_catalog.pg_get_userbyid(item.grantee) AS pg_catalog.text) END,
         COALESCE(item.grantee = granted.owner, false),
         pg_catalog.string_agg(item.privilege_type, ', ' ORDER BY item.privilege_type),
         COALESCE(item.is_grantable, false)
@@ -299,8 +299,8 @@ PRIVILEGES: Final = f"""
 
 #: The same for the schema itself.
 SCHEMA_PRIVILEGES: Final = """
-    SELECT CAST('' AS text), CAST(NULL AS text), CASE WHEN item.grantee <> 0
-            THEN CAST(pg_catalog.pg_get_userbyid(item.grantee) AS text) END,
+    SELECT CAST('' AS pg_catalog.text), CAST(NULL AS pg_catalog.text), CASE WHEN item.grantee <> 0
+            THEN CAST(pg_catalog.pg_get_userbyid(item.grantee) AS pg_catalog.text) END,
         COALESCE(item.grantee = schema.nspowner, false),
         pg_catalog.string_agg(item.privilege_type, ', ' ORDER BY item.privilege_type),
         COALESCE(item.is_grantable, false)
@@ -314,11 +314,11 @@ SCHEMA_PRIVILEGES: Final = """
 #: Privileges on what will be made: by whom (null: the schema's owner), on what, and as above.
 DEFAULT_PRIVILEGES: Final = """
     SELECT CASE WHEN usual.defaclrole <> schema.nspowner
-            THEN CAST(pg_catalog.pg_get_userbyid(usual.defaclrole) AS text) END,
+            THEN CAST(pg_catalog.pg_get_userbyid(usual.defaclrole) AS pg_catalog.text) END,
         CASE usual.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
             WHEN 'f' THEN 'FUNCTIONS' ELSE 'TYPES' END,
         CASE WHEN item.grantee <> 0
-            THEN CAST(pg_catalog.pg_get_userbyid(item.grantee) AS text) END,
+            THEN CAST(pg_catalog.pg_get_userbyid(item.grantee) AS pg_catalog.text) END,
         item.grantee = schema.nspowner,
         pg_catalog.string_agg(item.privilege_type, ', ' ORDER BY item.privilege_type),
         item.is_grantable
@@ -334,7 +334,7 @@ DEFAULT_PRIVILEGES: Final = """
 #: The objects whose owner is told, as a statement names them, and the owners.
 OWNERS: Final = f"""
     SELECT pg_catalog.format('%s %I', {_RELATION_WORD}, class.relname),
-        CAST(pg_catalog.pg_get_userbyid(class.relowner) AS text)
+        CAST(pg_catalog.pg_get_userbyid(class.relowner) AS pg_catalog.text)
     FROM pg_catalog.pg_class AS class
     WHERE class.relnamespace = {NAMESPACE} AND (class.relkind IN ('r', 'p', 'v', 'm')
         OR class.relkind = 'S' AND NOT EXISTS (
@@ -342,20 +342,20 @@ OWNERS: Final = f"""
             WHERE dependency.classid = {class_of("pg_class")} AND dependency.objid = class.oid
             AND dependency.deptype IN ('a', 'i')))
     UNION ALL SELECT {_ROUTINE},
-        CAST(pg_catalog.pg_get_userbyid(proc.proowner) AS text)
+        CAST(pg_catalog.pg_get_userbyid(proc.proowner) AS pg_catalog.text)
     FROM pg_catalog.pg_proc AS proc
     WHERE proc.pronamespace = {NAMESPACE} AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_depend AS dependency
         WHERE dependency.classid = {class_of("pg_proc")} AND dependency.objid = proc.oid
         AND dependency.deptype = 'i')
     UNION ALL SELECT pg_catalog.format('TYPE %I', type.typname),
-        CAST(pg_catalog.pg_get_userbyid(type.typowner) AS text)
+        CAST(pg_catalog.pg_get_userbyid(type.typowner) AS pg_catalog.text)
     FROM pg_catalog.pg_type AS type
     LEFT JOIN pg_catalog.pg_class AS class ON class.oid = type.typrelid
     WHERE type.typnamespace = {NAMESPACE}
     AND (type.typtype IN ('e', 'd', 'r') OR class.relkind = 'c')
     UNION ALL SELECT pg_catalog.format('STATISTICS %I', statistics.stxname),
-        CAST(pg_catalog.pg_get_userbyid(statistics.stxowner) AS text)
+        CAST(pg_catalog.pg_get_userbyid(statistics.stxowner) AS pg_catalog.text)
     FROM pg_catalog.pg_statistic_ext AS statistics
     WHERE statistics.stxnamespace = {NAMESPACE}
     ORDER BY 1

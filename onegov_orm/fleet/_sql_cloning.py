@@ -18,8 +18,8 @@ NEVER_IDLE: Final = "SET LOCAL idle_in_transaction_session_timeout TO 0"
 #: that takes the rows. Which partition by hash has a row may depend on the type's oid, so that
 #: the topmost table decides it anew.
 TABLE_ROWS: Final = f"""
-    SELECT CAST(class.relname AS text),
-        pg_catalog.array_agg(CAST(field.attname AS text) ORDER BY field.attnum)
+    SELECT CAST(class.relname AS pg_catalog.text),
+        pg_catalog.array_agg(CAST(field.attname AS pg_catalog.text) ORDER BY field.attnum)
             FILTER (WHERE field.attnum IS NOT NULL),
         pg_catalog.array_agg(CASE WHEN type.typnamespace = {NAMESPACE}
             THEN pg_catalog.format_type(field.atttypid, field.atttypmod) END ORDER BY field.attnum)
@@ -28,9 +28,9 @@ TABLE_ROWS: Final = f"""
                 SELECT FROM pg_catalog.pg_partition_ancestors(class.oid) AS ancestor
                 JOIN pg_catalog.pg_partitioned_table AS root ON root.partrelid = ancestor.relid
                 WHERE root.partstrat = 'h')
-            THEN (SELECT CAST(root.relname AS text) FROM pg_catalog.pg_class AS root
+            THEN (SELECT CAST(root.relname AS pg_catalog.text) FROM pg_catalog.pg_class AS root
                 WHERE root.oid = pg_catalog.pg_partition_root(class.oid))
-            ELSE CAST(class.relname AS text) END,
+            ELSE CAST(class.relname AS pg_catalog.text) END,
         pg_catalog.row_security_active(class.oid)
     FROM pg_catalog.pg_class AS class
     LEFT JOIN pg_catalog.pg_attribute AS field ON field.attrelid = class.oid
@@ -43,15 +43,15 @@ TABLE_ROWS: Final = f"""
 
 #: All sequences, those of identity columns too.
 SEQUENCE_NAMES: Final = f"""
-    SELECT CAST(relname AS text) FROM pg_catalog.pg_class
+    SELECT CAST(relname AS pg_catalog.text) FROM pg_catalog.pg_class
     WHERE relnamespace = {NAMESPACE} AND relkind = 'S' ORDER BY relname
 """
 
 #: The tables to be held as they are while they are read.
 TABLE_NAMES: Final = """
-    SELECT CAST(class.relname AS text) FROM pg_catalog.pg_class AS class
+    SELECT CAST(class.relname AS pg_catalog.text) FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_namespace AS schema ON schema.oid = class.relnamespace
-    WHERE schema.nspname = CAST(:schema AS text) AND class.relkind IN ('r', 'p')
+    WHERE schema.nspname = CAST(:schema AS pg_catalog.text) AND class.relkind IN ('r', 'p')
     ORDER BY class.relname
 """
 
@@ -69,33 +69,33 @@ LOCKS: Final = """
         + CAST(pg_catalog.current_setting('max_prepared_transactions') AS integer)
     FROM pg_catalog.pg_namespace AS schema
     LEFT JOIN pg_catalog.pg_class AS class ON class.relnamespace = schema.oid
-    WHERE schema.nspname = CAST(:schema AS text)
+    WHERE schema.nspname = CAST(:schema AS pg_catalog.text)
 """
 
 #: Of the roles, those that exist, and whether this role may act for them.
 ROLES: Final = """
-    SELECT CAST(rolname AS text), pg_catalog.pg_has_role(oid, 'MEMBER')
+    SELECT CAST(rolname AS pg_catalog.text), pg_catalog.pg_has_role(oid, 'MEMBER')
     FROM pg_catalog.pg_roles WHERE rolname = ANY(CAST(:names AS text[]))
 """
 
-CURRENT_ROLE: Final = "SELECT CAST(current_user AS text)"
+CURRENT_ROLE: Final = "SELECT CAST(current_user AS pg_catalog.text)"
 
 SET_VALUE: Final = """
-    SELECT pg_catalog.setval(CAST(CAST(:sequence AS text) AS pg_catalog.regclass), :value, :called)
+    SELECT pg_catalog.setval(CAST(CAST(:sequence AS pg_catalog.text) AS pg_catalog.regclass), :value, :called)
 """
 
 #: What new objects have by the default privileges of their owner, and is taken from them before
 #: they get those of the original: object, and who has any.
 GIVEN_BY_DEFAULT: Final = f"""
     SELECT DISTINCT made.target, CASE WHEN item.grantee <> 0
-        THEN CAST(pg_catalog.pg_get_userbyid(item.grantee) AS text) END
+        THEN CAST(pg_catalog.pg_get_userbyid(item.grantee) AS pg_catalog.text) END
     FROM (
         SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || {relation("oid")}
             AS target, relacl AS acl, relowner AS owner FROM pg_catalog.pg_class
         WHERE relnamespace = {NAMESPACE} AND relkind IN ('r', 'p', 'v', 'm', 'S')
-        UNION ALL SELECT 'ROUTINE ' || CAST(CAST(oid AS pg_catalog.regprocedure) AS text), proacl,
+        UNION ALL SELECT 'ROUTINE ' || CAST(CAST(oid AS pg_catalog.regprocedure) AS pg_catalog.text), proacl,
             proowner FROM pg_catalog.pg_proc WHERE pronamespace = {NAMESPACE}
-        UNION ALL SELECT 'TYPE ' || CAST(CAST(oid AS pg_catalog.regtype) AS text), typacl, typowner
+        UNION ALL SELECT 'TYPE ' || CAST(CAST(oid AS pg_catalog.regtype) AS pg_catalog.text), typacl, typowner
         FROM pg_catalog.pg_type WHERE typnamespace = {NAMESPACE}
     ) AS made
     CROSS JOIN LATERAL pg_catalog.aclexplode(made.acl) AS item
@@ -118,7 +118,7 @@ def insert_rows(
 ) -> str:
     """Copy the rows of a table; a type of the schema's own travels as text."""
     values = ", ".join(
-        name if own is None else f"CAST(CAST({name} AS text) AS {own})"
+        name if own is None else f"CAST(CAST({name} AS pg_catalog.text) AS {own})"
         for name, own in ((quote_identifier(name), own) for name, own in columns)
     )
     return (

@@ -51,6 +51,7 @@ class Project:
 
     def __init__(self, folder: Path, dsn: str, capture: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
+        self.newest = ""
         self.dsn = dsn
         self._capture = capture
         self.write("towns.py", MODELS)

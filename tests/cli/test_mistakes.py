@@ -125,11 +125,26 @@ def test_an_asynchronous_manager_can_be_given(project: Project, driver: str) -> 
     dsn = project.dsn.replace("postgresql://", f"postgresql+{driver}://")
     text = f"from towns import Base\n{GOOD.format(dsn=dsn)}"
     text = text.replace("SessionManager", "AsyncSessionManager")
-    project.write("app.py", f"{text}mgr.required_extensions.clear()\n")
+    text += (
+        "mgr.required_extensions.clear()\n"
+        "async def seed(schema, connection):\n"
+        "    await connection.run_sync(lambda c: c.exec_driver_sql(\n"
+        "        \"INSERT INTO residents (name) VALUES ('Ada')\"))\n"
+        "mgr.on_schema_init.connect(seed)\n"
+    )
+    project.write("app.py", text)
     project.configure(manager="app:mgr")
     assert project("create", "towns-bern").code == 0
     assert project("list", "--names").out == "towns-bern\n"
-    assert project("shell", "towns-bern", "-c", "print(session.connection().closed)").code == 0
+    assert (
+        project(
+            "shell",
+            "towns-bern",
+            "-c",
+            "print(session.query(__import__('towns').Resident).count())",
+        ).out
+        == "1\n"
+    )
 
 
 def test_a_wrong_password_and_an_unknown_database(project: Project, tcp_dsn: str) -> None:

@@ -22,8 +22,9 @@ INSERT INTO shared.countries VALUES ('ch', 'Switzerland'), ('li', 'Liechtenstein
 #: Two roles that privileges are about.
 ROLES = """
 DO $$ BEGIN
-    CREATE ROLE kitchen_reader; CREATE ROLE "kitchen writer";
-EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+    IF to_regrole('kitchen_reader') IS NULL THEN CREATE ROLE kitchen_reader; END IF;
+    IF to_regrole('"kitchen writer"') IS NULL THEN CREATE ROLE "kitchen writer"; END IF;
+END $$;
 """
 
 TYPES = r"""

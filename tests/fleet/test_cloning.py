@@ -24,8 +24,8 @@ from onegov_orm.fleet import cloning
 from onegov_orm.fleet._context import FleetContext
 from onegov_orm.fleet.cloning import clone
 from onegov_orm.fleet.fingerprints import fingerprints
-from onegov_orm.marks import Mark
 from tests.fleet.kitchen import (
+    ROLES,
     Execute,
     context_of,
     cook,
@@ -97,7 +97,8 @@ def test_original_and_clone_go_their_own_ways(kitchen: Execute, context: FleetCo
             "INSERT INTO tree (person_id) VALUES (100);"
             "INSERT INTO events VALUES (3, '2010-01-01');"
             "INSERT INTO catalog (relname) VALUES ('by trigger'); DELETE FROM nothing;"
-            "REFRESH MATERIALIZED VIEW totals; CALL add_tree(105); RESET search_path"
+            "REFRESH MATERIALIZED VIEW totals; CALL add_tree(105);"
+            "SET CONSTRAINTS ALL IMMEDIATE; RESET search_path"
         )
         quoted = quote_identifier(schema)
         logs[schema] = kitchen(f"SELECT owner, what FROM {quoted}.log ORDER BY id")
@@ -112,6 +113,8 @@ def test_sequences_go_on_where_the_original_stands(
     kitchen: Execute, context: FleetContext
 ) -> None:
     clone(context, "towns-bern", "a")
+    # A connection keeps some numbers for itself.
+    kitchen("DISCARD SEQUENCES")
     for sequence in ('numbers', 'people_id_seq', 'people_serial_seq', '"Odd ""Seq"""', 'tree_id_seq'):
         (own,), = kitchen(f"SELECT nextval('a.{sequence}')")
         (original,), = kitchen(f"""SELECT nextval('"towns-bern".{sequence}')""")
@@ -141,7 +144,6 @@ def test_a_clone_has_a_mark_of_its_own(execute: Execute, context: FleetContext) 
     make_customer(execute, "a")
     clone(context, "a", "b")
     mark = context.customer("b").mark
-    assert mark == Mark.new(note="cloned from a", created=mark.created) if False else mark
     assert mark.note == "cloned from a"
     assert mark.created is not None
 
@@ -162,7 +164,7 @@ def test_what_is_refused(
 ) -> None:
     make_customer(execute, "a", "CREATE TABLE t ()")
     make_customer(execute, "b")
-    execute("CREATE SCHEMA IF NOT EXISTS foreign; COMMENT ON SCHEMA foreign IS 'mine'".replace("foreign", '"foreign"'))
+    execute("""CREATE SCHEMA "foreign"; COMMENT ON SCHEMA "foreign" IS 'mine'""")
     before = schemas_of(execute)
     with pytest.raises(error):
         clone(context, source, target)
@@ -245,8 +247,8 @@ def test_names_that_only_look_like_the_schema_are_fine(
         INSERT INTO a VALUES (1), (2);
         CREATE VIEW v AS SELECT a.people, a.a FROM a JOIN people AS p ON p.a = a.a;
         CREATE FUNCTION mine() RETURNS text LANGUAGE plpgsql AS
-            $$ BEGIN RETURN (SELECT a.mail FROM a WHERE a.people = 'a' LIMIT 1); END $$;
-        CREATE INDEX on_a ON a ((a.people || 'a.')) WHERE a.people <> ' ON a.a USING ';
+            $$ BEGIN RETURN (SELECT a.mail FROM a WHERE a.mail <> 'a' LIMIT 1); END $$;
+        CREATE INDEX on_a ON a ((a.people || 'a.')) WHERE a.people <> ' ON a.t USING ';
     """)
     clone(context, "a", "b")
     execute("DROP SCHEMA a CASCADE; SET search_path TO b")
@@ -305,10 +307,6 @@ def test_a_schema_larger_than_the_lock_table_is_refused_beforehand(
     execute: Execute, context: FleetContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_customer(execute, "a", "CREATE TABLE t (id integer PRIMARY KEY, t text)")
-    small = cloning._sql_cloning.LOCKS.replace("max_locks_per_transaction", "max_wal_senders")
-    small = small.replace("'max_connections'", "'max_files_per_process'").replace(
-        "current_setting('max_files_per_process')", "current_setting('jit_above_cost')"
-    )
     monkeypatch.setattr(
         cloning._sql_cloning,
         "LOCKS",
@@ -324,7 +322,11 @@ def test_about_as_many_locks_are_taken_as_expected(
     counted = []
 
     def count(connection: Any, *_: Any) -> None:
-        sql = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()"
+        # Several modes of a lock on the same thing take room once.
+        sql = (
+            "SELECT count(DISTINCT (locktype, relation, classid, objid)) FROM pg_catalog.pg_locks"
+            " WHERE pid = pg_backend_pid() AND NOT fastpath"
+        )
         counted.append(connection.exec_driver_sql(sql).scalar())
         query = cloning.text(cloning._sql_cloning.LOCKS)
         counted.append(connection.execute(query, {"schema": "towns-bern", "copies": 2}).first()[0])
@@ -386,8 +388,7 @@ def test_no_superuser_is_needed(
     admin("CREATE SCHEMA shared AUTHORIZATION plain; CREATE TABLE shared.countries"
           " (code text PRIMARY KEY, name text); ALTER TABLE shared.countries OWNER TO plain;"
           "INSERT INTO shared.countries VALUES ('ch'), ('li')")
-    admin("DO $$ BEGIN CREATE ROLE kitchen_reader; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
-          """DO $$ BEGIN CREATE ROLE "kitchen writer"; EXCEPTION WHEN duplicate_object THEN NULL; END $$""")
+    admin(ROLES)
     cook(execute, "towns-bern")
     clone(context, "towns-bern", "a")
     assert len(fingerprints_of(context, "towns-bern", "a")) == 1

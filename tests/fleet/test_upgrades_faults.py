@@ -93,10 +93,10 @@ def kill_at_random(dsn: str) -> bool:
     )
     assert program.stdout is not None
     with program:
-        for _ in range(random.randint(2, 9)):
+        for _ in range(random.randint(4, 12)):
             if not program.stdout.readline():
                 break
-        time.sleep(random.uniform(0, 0.02))
+        time.sleep(random.uniform(0, 0.05))
         program.send_signal(signal.SIGKILL)
     return program.returncode == -signal.SIGKILL
 
@@ -148,7 +148,7 @@ def test_eight_workers_see_no_row_of_another_schema(
 def test_two_runs_at_once_do_everything_once(
     common_dsn: str, new_manager: Callable[..., SessionManager], outside: Outside
 ) -> None:
-    mgr, schemas = make_fleet(common_dsn, 12, new_manager)
+    _mgr, schemas = make_fleet(common_dsn, 12, new_manager)
     barrier = threading.Barrier(2)
     reports: list[Any] = []
 
@@ -190,7 +190,7 @@ def test_a_schema_that_goes_away_is_no_problem_for_the_others(
 def test_a_run_that_is_stopped_leaves_the_rest_pending(
     common_dsn: str, new_manager: Callable[..., SessionManager]
 ) -> None:
-    mgr, schemas = make_fleet(common_dsn, 6, new_manager)
+    mgr, _schemas = make_fleet(common_dsn, 6, new_manager)
     stop = threading.Event()
     upgrades = Upgrades(FleetContext(mgr), [module_of("m", task("1"))])
     report = upgrades.upgrade(

@@ -9,7 +9,7 @@ from sqlalchemy import Column, Text, text
 
 from onegov_orm import SessionManager
 from onegov_orm.fleet._context import FleetContext
-from onegov_orm.fleet.runner import RunOptions
+from onegov_orm.fleet.runner import Outcome, Result, RunOptions
 from onegov_orm.upgrade import UpgradeContext, Upgrades, upgrade_task
 from tests.models import Base, Document
 
@@ -32,12 +32,14 @@ def write_name(context: UpgradeContext) -> None:
     )
 
 
+def show(result: Result, *_numbers: int) -> None:
+    """Print what was done, and leave out what an earlier run has done."""
+    if result.outcome is not Outcome.SKIPPED:
+        print(result.outcome, result.schema, flush=True)
+
+
 if __name__ == "__main__":
     manager = SessionManager(sys.argv[1], Base, upgrades=[])
-    print("ready", flush=True)
     upgrades = Upgrades(FleetContext(manager), ["tests.fleet.upgrade_tasks"])
-    report = upgrades.upgrade(
-        options=RunOptions(workers=4),
-        on_result=lambda result, *_: print(result.schema, flush=True),
-    )
+    report = upgrades.upgrade(options=RunOptions(workers=4), on_result=show)
     sys.exit(0 if report.is_ok else 1)

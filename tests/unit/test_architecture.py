@@ -30,8 +30,8 @@ LAYERS = (
      "_session_async", "_pool", "_search_path", "_changes", "_bulk", "_identity", "_session",
      "_units", "_joining", "_attempts", "transactions"},
     # decisions that the managers share
-    {"_ddl", "_marking", "provisioning", "_stamp", "_upgrade_*", "_engine", "_connecting",
-     "replicas", "_operations", "_manager_context", "_manager", "_scoped"},
+    {"_ddl", "_marking", "_extensions", "provisioning", "_stamp", "_upgrade_*", "_engine",
+     "_connecting", "replicas", "_operations", "_manager_context", "_manager", "_scoped"},
     # the managers
     {"session_manager", "session_manager_async"},
     # what is built on managers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -23,8 +24,8 @@ from benchmarks.fleet_models import (
 )
 from benchmarks.fleet_processes import memory_of, run_program
 from benchmarks.fleet_report import FleetReport, grids
-from benchmarks.fleet_serving import DEFAULT, UNLIMITED, Served
 from benchmarks.fleet_serving import Result as ServingResult
+from benchmarks.fleet_serving import Served
 from benchmarks.fleet_spares import Result as SparesResult
 from benchmarks.fleet_spares import Row as SparesRow
 from benchmarks.measure import Summary
@@ -39,15 +40,9 @@ def test_twenty_revisions_make_twenty_tables():
 
 def test_the_new_revision_adds_a_column_and_an_index_to_two_tables():
     old, new = base_of().metadata.tables, base_of(REVISIONS + 1).metadata.tables
-    added = [
-        (len(new[name].columns) - len(old[name].columns), len(new[name].indexes - set()))
-        for name in old
-        if len(new[name].columns) != len(old[name].columns)
-    ]
-    assert [columns for columns, _ in added] == [1, 1]
-    assert sum(len(table.indexes) for table in new.values()) == 2 + sum(
-        len(table.indexes) for table in old.values()
-    )
+    changed = {name for name in old if len(new[name].columns) > len(old[name].columns)}
+    assert changed == {name for name in old if len(new[name].indexes) > len(old[name].indexes)}
+    assert len(changed) == 2
     assert len(changes_of(REVISIONS + 1)) == 2
 
 
@@ -69,7 +64,7 @@ def test_a_program_tells_what_it_took(tmp_path):
     assert usage.output == "done\n"
     assert usage.seconds >= 0.6
     assert 60 < usage.largest_mb < 90
-    if memory_of(1) is not None or sys.platform == "linux":
+    if memory_of(os.getpid()) is not None:
         assert 55 < usage.all_mb < 90
 
 
@@ -151,8 +146,3 @@ def test_report_is_written_as_json(tmp_path):
     found = json.loads((tmp_path / "fleet.json").read_text())
     assert found["migrations"][0]["rows"][0]["ratio"]["median"] == 1.5
     assert found["serving"]["served"][0]["backend"] is None
-
-
-def test_default_is_to_say_nothing_about_the_limit():
-    assert not DEFAULT
-    assert UNLIMITED

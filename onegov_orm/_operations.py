@@ -79,6 +79,14 @@ class SchemaOperations:
                 self._provisioner.ensure(connection, name)
             self._appeared(name)
 
+    def make(self, schema: str) -> None:
+        """Make a new schema, with all it has to hold; raises `SchemaExists`."""
+        name = self._manager.parse_schema(schema)
+        self._manager.listen_to_bases()
+        with self._connected(**self._provisioner.options(name)) as connection:
+            self._provisioner.ensure(connection, name, must_be_new=True)
+        self._appeared(name)
+
     def make_spare(self) -> SchemaName:
         """Make a schema ahead for a new customer, and return its hidden name."""
         self._manager.listen_to_bases()

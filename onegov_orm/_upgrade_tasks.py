@@ -21,6 +21,9 @@ from onegov_orm.errors import ConfigurationError
 #: The group of the entry points whose modules have upgrade tasks.
 ENTRY_POINTS: Final = "onegov_upgrades"
 
+#: What a module is called that is run as a program.
+_PROGRAM: Final = "__main__"
+
 #: What a function carries that is a task, and what its module carries.
 _DECLARATION: Final = "__upgrade_task__"
 _DECLARATIONS: Final = "__upgrade_tasks__"
@@ -184,10 +187,11 @@ def _load_modules(modules: Modules) -> list[ModuleType]:
     found: dict[str, ModuleType] = {}
     for each in given:
         module = each if isinstance(each, ModuleType) else _import(each)
-        if found.setdefault(module.__name__, module) is not module:
+        name = _name_of(module)
+        if found.setdefault(name, module) is not module:
             raise ConfigurationError(
-                f"two modules with upgrade tasks are called {module.__name__}: "
-                f"{_file_of(found[module.__name__])} and {_file_of(module)}"
+                f"two modules with upgrade tasks are called {name}: "
+                f"{_file_of(found[name])} and {_file_of(module)}"
             )
     return list(found.values())
 
@@ -211,6 +215,20 @@ def _import(name: str) -> ModuleType:
         ) from exc
 
 
+def _name_of(module: ModuleType) -> str:
+    """Return the name by which others import the module, also while it is run as a program."""
+    name = module.__name__
+    if name == _PROGRAM:
+        spec = getattr(module, "__spec__", None)
+        name = name if spec is None else spec.name.removesuffix(f".{_PROGRAM}")
+    if name == _PROGRAM:
+        raise ConfigurationError(
+            "upgrade tasks are recorded with the name of their module, and a program that is "
+            f"run as a file has none ({_file_of(module)}): move them into a module"
+        )
+    return name
+
+
 def _file_of(module: ModuleType) -> str:
     return getattr(module, "__file__", None) or "no file"
 
@@ -221,22 +239,22 @@ def _collected(modules: Sequence[ModuleType]) -> Iterator[UpgradeTask]:
     A task that one module imports from another belongs to the one that defines it, if that
     is among them.
     """
-    owners: dict[Declaration, str] = {}
+    owners: dict[Declaration, ModuleType] = {}
     for module in modules:
         for declaration in _declarations_in(module):
-            owner = owners.setdefault(declaration, module.__name__)
             home = getattr(declaration.function, "__module__", None)
+            owner = owners.setdefault(declaration, module)
             if home == module.__name__:
-                owners[declaration] = home
-            elif owner not in (home, module.__name__):
+                owners[declaration] = module
+            elif owner is not module and owner.__name__ != home:
                 raise ConfigurationError(
                     f'the upgrade task "{declaration.name}" ({declaration.place}) is in '
-                    f"{owner} and in {module.__name__}: load {home}, which defines it"
+                    f"{owner.__name__} and in {module.__name__}: load {home}, which defines it"
                 )
     for module in modules:
         for declaration, function in _declarations_in(module).items():
-            if owners[declaration] == module.__name__:
-                yield _task(module.__name__, declaration, function)
+            if owners[declaration] is module:
+                yield _task(_name_of(module), declaration, function)
 
 
 def _declarations_in(module: ModuleType) -> dict[Declaration, FunctionType]:

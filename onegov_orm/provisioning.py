@@ -125,10 +125,13 @@ class Provisioner:
         prelude = Prelude(schema, self.extensions_schema, must_exist=False, settings=settings)
         return {"schema": schema, "prelude": prelude, "isolation_level": "READ COMMITTED"}
 
-    def ensure(self, connection: Connection, schema: SchemaName) -> None:
+    def ensure(
+        self, connection: Connection, schema: SchemaName, *, must_be_new: bool = False
+    ) -> None:
         """Make sure that the schema exists with all it has to hold.
 
-        The connection has the execution options that `options` returns.
+        The connection has the execution options that `options` returns. Raises `SchemaExists`
+        if it is there and has to be new.
         """
         plan = self._current_plan(connection.dialect)
         extensions = set(self.required_extensions)
@@ -136,7 +139,7 @@ class Provisioner:
             self._ensure_extensions(connection, extensions)
             if not plan.is_shared_made:
                 self._ensure_shared(connection, plan.shared_scripts)
-            self._ensure_complete(connection, schema, plan)
+            self._ensure_complete(connection, schema, plan, must_be_new)
         self.created_extensions |= extensions
         plan.is_shared_made = True
         # A table that another thread came with in the meantime is not in this plan.
@@ -178,11 +181,15 @@ class Provisioner:
         """Return what spares have to be made of by now, as `Mark.made_of` has it."""
         return self._make_of(self._current_plan(dialect))
 
-    def _ensure_complete(self, connection: Connection, schema: SchemaName, plan: Plan) -> None:
-        if self._incomplete(connection, schema, plan) is None:
+    def _ensure_complete(
+        self, connection: Connection, schema: SchemaName, plan: Plan, must_be_new: bool
+    ) -> None:
+        if not must_be_new and self._incomplete(connection, schema, plan) is None:
             return
         lock(connection, f"schema {schema}")
         inventory = self._incomplete(connection, schema, plan)
+        if must_be_new and (inventory is None or inventory.exists):
+            raise SchemaExists(schema, "choose another name")
         if inventory is not None:
             self._complete(connection, schema, plan, inventory)
 

@@ -103,8 +103,11 @@ def run_with(
     stopper = Stopper()
 
     def on_signal(count: int) -> None:
+        if count == 1:
+            stopper.set()
+        else:
+            stopper.interrupt()
         output.note(_FINISHING if count == 1 else _UNDOING, "yellow")
-        stopper.stop()
 
     progress = new_progress(output, name)
     with Signals(on_signal) as signals:

@@ -15,7 +15,9 @@ from typing import Final
 from onegov_orm.errors import PointsBack
 from onegov_orm.fleet.blueprint import Blueprint, Piece
 
-_LITERAL: Final = re.compile(r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*\"""", re.S)
+_LITERAL: Final = re.compile(
+    r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*\"""", re.DOTALL
+)
 
 #: With one of these, a function makes a reference out of a text.
 _DYNAMIC: Final = re.compile(

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 from onegov_orm.errors import ConfigurationError, DumpDamaged
 from onegov_orm.fleet._dump_copy import Tally
@@ -26,7 +26,7 @@ from onegov_orm.fleet._dump_manifest import (
 )
 from onegov_orm.fleet.blueprint import Blueprint
 
-File = str | os.PathLike[str] | BinaryIO
+File = str | os.PathLike[str] | IO[bytes]
 
 _MANIFEST: Final = "manifest.json"
 _STRUCTURE: Final = "structure.json"
@@ -74,7 +74,9 @@ class DumpReader:
         if hashlib.sha256(data).hexdigest() != self.manifest.structure_sha256:
             raise DumpDamaged
         blueprint = blueprint_from_json(data)
-        if {table.name for table in blueprint.tables} != {each.name for each in self.manifest.tables}:
+        if {table.name for table in blueprint.tables} != {
+            each.name for each in self.manifest.tables
+        }:
             raise DumpDamaged
         return blueprint
 
@@ -106,9 +108,12 @@ def member_of(number: int) -> str:
 @contextmanager
 def writing(file: File) -> Iterator[DumpWriter]:
     """Write a dump to a path or a binary file; at a path nothing appears before it is whole."""
-    with _new_file(file) as opened, zipfile.ZipFile(
-        opened, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESS_LEVEL
-    ) as archive:
+    with (
+        _new_file(file) as opened,
+        zipfile.ZipFile(
+            opened, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESS_LEVEL
+        ) as archive,
+    ):
         yield DumpWriter(archive)
 
 

@@ -37,7 +37,7 @@ class Manifest:
     """What a dump tells about itself.
 
     ``server_version`` is the server's number, such as 180001. The mark, the moment and the
-    library's version are for people, and for the note of the restored schema.
+    library's version are for people. ``locks`` is about how many it takes to restore it.
     """
 
     schema: str
@@ -47,6 +47,7 @@ class Manifest:
     mark: dict[str, Any]
     fingerprint: str
     structure_sha256: str
+    locks: int
     tables: tuple[DumpedTable, ...]
     sequences: tuple[tuple[str, int, bool], ...]
 
@@ -69,7 +70,9 @@ class Manifest:
                     f"layout {VERSION}: use the version {values.get('library')} that wrote it"
                 )
             values["tables"] = tuple(DumpedTable(**each) for each in values["tables"])
-            sequences = ((str(name), int(at), bool(called)) for name, at, called in values["sequences"])
+            sequences = (
+                (str(name), int(at), bool(called)) for name, at, called in values["sequences"]
+            )
             values["sequences"] = tuple(sequences)
             return cls(**values)
 

@@ -196,7 +196,7 @@ class Fleet:
 
         With a name, it is noted in each schema that it ran, and it runs there but once.
         """
-        title = name or getattr(step, "__name__", "step")
+        title = str(getattr(step, "__name__", "step")) if name is None else name
         return run_named_step(
             self.context,
             title,

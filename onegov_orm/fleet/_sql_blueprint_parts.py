@@ -18,7 +18,6 @@ from onegov_orm.fleet._sql_blueprint import (
     TRIGGER,
     TRIGGER_STATE,
     VIEW,
-    class_of,
     described,
     option_list,
     relation,

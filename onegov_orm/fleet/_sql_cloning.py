@@ -55,21 +55,28 @@ TABLE_NAMES: Final = """
     ORDER BY class.relname
 """
 
-#: About how many locks a copy takes, how many the server's table has room for, and how many of
-#: them each connection stands for: what is read, and what is made with its toast tables.
+#: For how many locks the server's table has room, and how many each connection stands for.
+LOCK_ROOM: Final = """
+    SELECT CAST(pg_catalog.current_setting('max_locks_per_transaction') AS pg_catalog.int4),
+        CAST(pg_catalog.current_setting('max_connections') AS pg_catalog.int4)
+        + CAST(pg_catalog.current_setting('max_prepared_transactions') AS pg_catalog.int4)
+"""
+
+#: About how many locks it takes to read what a schema holds, and to make it: with relations come
+#: toast tables, and much of the rest is locked while it is altered.
 LOCKS: Final = """
-    SELECT pg_catalog.count(*) FILTER (WHERE class.relkind IN ('r', 'p', 'm', 'v', 'i', 'I', 'S'))
-            * CAST(:copies AS integer)
-        + pg_catalog.count(*) FILTER (WHERE class.reltoastrelid <> 0) * 2
-        + pg_catalog.count(*) FILTER (WHERE class.relkind = 'c'),
-        CAST(pg_catalog.current_setting('max_locks_per_transaction') AS integer)
-        * (CAST(pg_catalog.current_setting('max_connections') AS integer)
-        + CAST(pg_catalog.current_setting('max_prepared_transactions') AS integer)),
-        CAST(pg_catalog.current_setting('max_connections') AS integer)
-        + CAST(pg_catalog.current_setting('max_prepared_transactions') AS integer)
+    SELECT pg_catalog.count(*), pg_catalog.count(*)
+        + 2 * pg_catalog.count(*) FILTER (WHERE class.reltoastrelid <> 0)
+        + (SELECT pg_catalog.count(*) FROM pg_catalog.pg_type
+            WHERE typnamespace = schema.oid)
+        + (SELECT pg_catalog.count(*) FROM pg_catalog.pg_constraint
+            WHERE connamespace = schema.oid)
+        + (SELECT pg_catalog.count(*) FROM pg_catalog.pg_proc
+            WHERE pronamespace = schema.oid)
     FROM pg_catalog.pg_namespace AS schema
-    LEFT JOIN pg_catalog.pg_class AS class ON class.relnamespace = schema.oid
+    JOIN pg_catalog.pg_class AS class ON class.relnamespace = schema.oid
     WHERE schema.nspname = CAST(:schema AS pg_catalog.text)
+    GROUP BY schema.oid
 """
 
 #: Of the roles, those that exist, and whether this role may act for them.

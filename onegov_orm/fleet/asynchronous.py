@@ -12,7 +12,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.util import greenlet_spawn
 
-from onegov_orm.errors import SchemaExists
 from onegov_orm.fleet._companion import companion
 from onegov_orm.fleet._fleet import Fleet
 from onegov_orm.fleet.runner import Stopper
@@ -71,10 +70,8 @@ class AsyncFleet:
 
     async def create(self, schema: str) -> None:
         """Make a new customer's schema, complete; raises `SchemaExists`."""
-        if await self.manager.is_schema_found_on_database(schema):
-            raise SchemaExists(schema)
         # By the asynchronous manager, since the subscribers may have to be awaited.
-        await self.manager.ensure_schema_exists(schema)
+        await greenlet_spawn(self.manager._operations.make, schema)
 
     async def fill_spares(self, count: int) -> int:
         """Have so many schemas ready for new customers; returns how many were made."""

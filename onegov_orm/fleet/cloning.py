@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 
-from onegov_orm import _sql
 from onegov_orm._ddl import run_script
 from onegov_orm._marking import read_mark, write_mark
 from onegov_orm.errors import (
@@ -100,7 +99,7 @@ class _Cloning:
         read_mark(connection, source)
         if schema_exists(connection, target):
             raise SchemaExists(target)
-        refuse_too_many_locks(connection, source, copies=2)
+        refuse_too_many_locks(connection, source, sum(locks_of(connection, source)))
         hold_tables(connection, source)
         blueprint = read_blueprint(connection, source)
         refuse_mentions(blueprint)
@@ -151,15 +150,19 @@ def hold_tables(connection: Connection, schema: SchemaName) -> None:
         run_script(connection, [_sql_cloning.lock_tables(schema, names)])
 
 
-def refuse_too_many_locks(connection: Connection, schema: SchemaName, copies: int) -> None:
-    """Raise `TooManyLocks` if the server has no room for those that a copy takes."""
-    parameters: dict[str, Any] = {"schema": schema, "copies": copies}
-    row = connection.execute(text(_sql_cloning.LOCKS), parameters).one()
-    needed, available, connections = row
-    if needed > available:
-        setting = -(-needed // connections)
-        setting += -setting % _LOCKS_STEP
-        raise TooManyLocks(schema, needed, available, setting)
+def locks_of(connection: Connection, schema: str) -> tuple[int, int]:
+    """Return about how many locks it takes to read a schema, and to make it."""
+    row = connection.execute(text(_sql_cloning.LOCKS), {"schema": schema}).first()
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def refuse_too_many_locks(connection: Connection, schema: str, needed: int) -> None:
+    """Raise `TooManyLocks` if the server's table has no room for so many."""
+    setting, connections = connection.execute(text(_sql_cloning.LOCK_ROOM)).one()
+    if needed > setting * connections:
+        wanted = -(-needed // connections)
+        wanted += -wanted % _LOCKS_STEP
+        raise TooManyLocks(schema, needed, setting * connections, wanted)
 
 
 def refuse_hidden_rows(

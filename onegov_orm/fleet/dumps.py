@@ -23,7 +23,14 @@ from onegov_orm.fleet._blueprint_making import (
 )
 from onegov_orm.fleet._blueprint_mentions import refuse_mentions
 from onegov_orm.fleet._blueprint_prelude import work_in
-from onegov_orm.fleet._dump_archive import DumpReader, DumpWriter, File, member_of, reading, writing
+from onegov_orm.fleet._dump_archive import (
+    DumpReader,
+    DumpWriter,
+    File,
+    member_of,
+    reading,
+    writing,
+)
 from onegov_orm.fleet._dump_copy import copy_in, copy_out
 from onegov_orm.fleet._dump_manifest import DumpedTable, Manifest
 from onegov_orm.fleet.blueprint import Blueprint, read_blueprint
@@ -31,6 +38,7 @@ from onegov_orm.fleet.cloning import (
     check_copy,
     guarded,
     hold_tables,
+    locks_of,
     read_sequences,
     refuse_hidden_rows,
     refuse_too_many_locks,
@@ -64,13 +72,14 @@ def dump(context: FleetContext, schema: str, file: File) -> None:
     ):
         connection.exec_driver_sql(_sql.SET_READ_ONLY)
         mark = read_mark(connection, name)
-        refuse_too_many_locks(connection, name, copies=1)
+        reading_locks, making_locks = locks_of(connection, name)
+        refuse_too_many_locks(connection, name, reading_locks)
         hold_tables(connection, name)
         fingerprint = fingerprints(connection, [name])[name]
         blueprint = read_blueprint(connection, name)
         refuse_hidden_rows(connection, name, blueprint.tables)
         with writing(file) as writer:
-            _Dumping(connection, name, blueprint, writer).run(mark, fingerprint)
+            _Dumping(connection, name, blueprint, writer).run(mark, fingerprint, making_locks)
 
 
 class _Dumping:
@@ -84,7 +93,7 @@ class _Dumping:
         self._blueprint = blueprint
         self._writer = writer
 
-    def run(self, mark: Mark, fingerprint: str) -> None:
+    def run(self, mark: Mark, fingerprint: str, locks: int) -> None:
         sequences = read_sequences(self._connection, self._schema, self._blueprint.sequences)
         manifest = Manifest(
             schema=str(self._schema),
@@ -93,6 +102,7 @@ class _Dumping:
             server_version=_server_version(self._connection),
             mark=mark.as_dict(),
             fingerprint=fingerprint,
+            locks=locks,
             structure_sha256=self._writer.write_structure(self._blueprint),
             sequences=tuple(sequences),
             tables=tuple(self._write_tables()),
@@ -149,6 +159,7 @@ class _Restoring:
         connection, schema = self._connection, self._schema
         if schema_exists(connection, schema):
             raise SchemaExists(schema)
+        refuse_too_many_locks(connection, schema, self._reader.manifest.locks)
         create_schema(connection, schema)
         work_in(connection, schema)
         try:
@@ -192,7 +203,10 @@ class _Restoring:
 
     def _explained(self, error: CopyFailed) -> CopyFailed:
         """Return the error with the reason that is likely on an older server."""
-        dumped, own = self._reader.manifest.server_version // _MAJOR, self._server_version // _MAJOR
+        dumped, own = (
+            self._reader.manifest.server_version // _MAJOR,
+            self._server_version // _MAJOR,
+        )
         if own >= dumped:
             return error
         reason = f"{error.reason}. The dump is of PostgreSQL {dumped}, this server is {own}"

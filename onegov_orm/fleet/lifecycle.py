@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from onegov_orm._marking import find_mark, read_comment, read_mark, write_mark
-from onegov_orm.errors import ConfigurationError, NotInTrash, OrmError, SchemaExists
+from onegov_orm.errors import ConfigurationError, NotInTrash, OrmError
 from onegov_orm.fleet import _purging
 from onegov_orm.fleet._moving import move, working_on
 from onegov_orm.fleet._purging import Purger, refuse_needed
@@ -18,7 +18,6 @@ from onegov_orm.fleet.registry import Customer, read_overview
 from onegov_orm.fleet.runner import OnResult, Report, run
 from onegov_orm.marks import Mark, State, now
 from onegov_orm.names import SchemaName, hidden_schema
-from onegov_orm.provisioning import schema_exists
 
 if TYPE_CHECKING:
     from onegov_orm.fleet._context import FleetContext
@@ -74,14 +73,7 @@ class Trashed:
 
 def create(context: FleetContext, schema: str) -> None:
     """Make a new customer's schema with all that it has to hold; raises `SchemaExists`."""
-    manager = context.manager
-    name = manager.parse_schema(schema)
-    with context.connected() as connection, connection.begin():
-        if schema_exists(connection, name):
-            raise SchemaExists(name, "choose another name")
-    # There may have been one of this name, which somebody else has dropped.
-    manager.provisioner.forget(name)
-    manager.ensure_schema_exists(name)
+    context.manager._operations.make(schema)
 
 
 def rename(context: FleetContext, old: str, new: str) -> None:

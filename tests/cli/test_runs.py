@@ -75,7 +75,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> Ended:
-    out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
     return Ended(process.returncode, out, err)
 
 
@@ -326,3 +329,32 @@ def test_a_dump_travels_through_pipes(migrated: Project) -> None:
         command, shell=True, cwd=migrated.folder, env=migrated.environment(), check=True
     )
     assert migrated("list", "--names").out == "towns-bern\ntowns-copy\n"
+
+
+def test_the_doctor_shows_configuration_and_verdicts(migrated: Project) -> None:
+    ended = migrated("doctor")
+    assert ended.code == 0, ended.out
+    assert re.search(r"^dsn +postgresql://.* pyproject.toml$", ended.out, re.MULTILINE)
+    assert re.search(r"^connection +ok ", ended.out, re.MULTILINE)
+    data = migrated("doctor", "--json").data
+    assert {"configuration", "files", "verdicts"} == set(data)
+    assert all({"name", "level", "message", "advice"} == set(each) for each in data["verdicts"])
+
+
+def test_the_doctor_without_a_server(bare_project: Project) -> None:
+    ended = bare_project("doctor")
+    assert ended.code == Exit.FOUND
+    assert "postgresql://app:***@127.0.0.1:1/towns" in ended.out
+    assert re.search(r"^connection +error ", ended.out, re.MULTILINE)
+    assert "geheim" not in ended.out + ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.slow
+def test_the_demo_shows_it_all(bare_project: Project) -> None:
+    ended = bare_project.run("demo")
+    assert ended.code == 0, ended.out + ended.err
+    assert "\x1b" not in ended.out
+    assert "towns-basel  column residents.name" in ended.out
+    assert "towns-bern is back" in ended.out
+    assert ended.out.count("$ onegov-orm ") == 16

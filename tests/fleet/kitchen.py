@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from onegov_orm import SessionManager
@@ -59,8 +59,6 @@ CREATE FUNCTION add_pair(state pair, more integer) RETURNS pair LANGUAGE sql IMM
 CREATE FUNCTION end_pair(state pair) RETURNS integer LANGUAGE sql IMMUTABLE RETURN (state).a;
 CREATE AGGREGATE sum_pair(integer) (SFUNC = add_pair, STYPE = pair, FINALFUNC = end_pair,
     INITCOND = '(0,x)', PARALLEL = SAFE);
-CREATE AGGREGATE middle(ORDER BY float8) (SFUNC = pg_catalog.ordered_set_transition,
-    STYPE = internal, FINALFUNC = pg_catalog.mode_final, FINALFUNC_EXTRA);
 '''
 
 TABLES = r'''
@@ -231,7 +229,6 @@ COMMENT ON DOMAIN plz IS 'a domain';
 COMMENT ON FUNCTION shout(text, integer, text[]) IS 'loud';
 COMMENT ON PROCEDURE add_tree(integer) IS 'a procedure';
 COMMENT ON AGGREGATE sum_pair(integer) IS 'an aggregate';
-COMMENT ON AGGREGATE middle(ORDER BY float8) IS 'ordered';
 COMMENT ON TRIGGER people_log ON people IS 'a trigger';
 COMMENT ON RULE keep_nothing ON nothing IS 'a rule';
 COMMENT ON POLICY log_read ON log IS 'a policy';
@@ -279,6 +276,14 @@ REFRESH MATERIALIZED VIEW totals;
 REFRESH MATERIALIZED VIEW more_totals;
 '''
 
+#: What only a superuser may make.
+OF_SUPERUSER = """
+CREATE AGGREGATE middle(ORDER BY float8) (SFUNC = pg_catalog.ordered_set_transition,
+    STYPE = internal, FINALFUNC = pg_catalog.mode_final, FINALFUNC_EXTRA);
+COMMENT ON AGGREGATE middle(ORDER BY float8) IS 'ordered';
+GRANT EXECUTE ON FUNCTION middle(float8) TO kitchen_reader;
+"""
+
 #: What PostgreSQL 15 brought.
 SINCE_15 = """
 CREATE TABLE since_15 (a integer, b text, UNIQUE NULLS NOT DISTINCT (a));
@@ -306,9 +311,10 @@ INSERT INTO since_18 (id, name, later, during, person_id)
 """
 
 
-def statements_of(version: int) -> str:
+def statements_of(version: int, is_superuser: bool) -> str:
     """Return the script for a server of this version, for a schema that is on the path."""
     parts = [TYPES, FUNCTIONS, TABLES, VIEWS, HOOKS, REST]
+    parts += [OF_SUPERUSER] if is_superuser else []
     parts += [SINCE_15] if version >= 15 else []
     parts += [SINCE_18] if version >= 18 else []
     return "".join([*parts, ROWS])
@@ -318,9 +324,10 @@ def cook(execute: Execute, schema: str) -> None:
     """Make a customer's schema that holds everything."""
     version = int(execute("SHOW server_version_num")[0][0]) // 10_000
     execute(ROLES)
-    if not execute("SELECT FROM pg_namespace WHERE nspname = 'shared'"):
+    if not execute("SELECT 1 FROM pg_namespace WHERE nspname = 'shared'"):
         execute(SHARED)
-    make_customer(execute, schema, statements_of(version))
+    is_superuser = execute("SHOW is_superuser")[0][0] == "on"
+    make_customer(execute, schema, statements_of(version, is_superuser))
     quoted = quote_identifier(schema)
     execute(f"GRANT USAGE ON SCHEMA {quoted} TO kitchen_reader, PUBLIC")
     execute(
@@ -356,17 +363,13 @@ def rows_of(execute: Execute, schema: str) -> dict[str, list[str]]:
         f" AND relnamespace = '{quoted}'::regnamespace ORDER BY 1"
     ):
         table = f"{quoted}.{quote_identifier(name)}"
-        columns = "last_value, is_called" if kind == "S" else "each"
-        rows = execute(
-            f"SELECT ({columns})::text FROM {table} AS each"
-            if kind != "S"
-            else f"SELECT last_value::text, is_called::text FROM {table}"
-        )
+        columns = "last_value::text, is_called::text" if kind == "S" else "each::text"
+        rows = execute(f"SELECT {columns} FROM {table} AS each")
         found[name] = sorted("|".join(row) for row in rows)
     return found
 
 
-def schemas_of(execute: Execute, like: Iterable[str] = ()) -> set[str]:
+def schemas_of(execute: Execute) -> set[str]:
     """Return the schemas that are there, but for the server's own."""
     rows = execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)'")
     return {name for (name,) in rows}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
 import sys
 from functools import wraps
 from itertools import pairwise
@@ -143,13 +145,11 @@ def test_the_same_name_in_two_modules_is_fine() -> None:
     assert keys(module_of("a", task("A")), module_of("b", task("A"))) == ["a:A", "b:A"]
 
 
-def test_raw_and_plain_tasks_cannot_require_each_other() -> None:
-    for options in ({"raw": True}, {"raw": False}):
-        other = {"raw": not options["raw"]}
-        module = module_of("m", task("A", **options), task("B", "A", **other))
-        message = refused(module)
-        assert "raw upgrade tasks run before all others" in message
-        assert len(places_in(message)) == 2
+@pytest.mark.parametrize("raw", [True, False])
+def test_raw_and_plain_tasks_cannot_require_each_other(raw: bool) -> None:
+    message = refused(module_of("m", task("A", raw=raw), task("B", "A", raw=not raw)))
+    assert "raw upgrade tasks run before all others" in message
+    assert len(places_in(message)) == 2
 
 
 @pytest.mark.parametrize(
@@ -235,6 +235,31 @@ def test_two_modules_of_one_name_are_refused() -> None:
     assert "are called m" in refused(module_of("m"), module_of("m"))
 
 
+def test_a_program_has_the_name_that_others_import_it_by(tmp_path: Path) -> None:
+    source = "import sys\nfrom onegov_orm._upgrade_tasks import load_tasks, upgrade_task\n"
+    source += '@upgrade_task("A")\ndef f(context): ...\n'
+    source += "print(load_tasks([sys.modules[__name__]])[0].key)\n"
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "__init__.py").touch()
+    for name in ("__main__", "other"):
+        (tmp_path / "program" / f"{name}.py").write_text(source)
+
+    def run(*arguments: str) -> str:
+        path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+        ended = subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ended.stdout.strip() or ended.stderr
+
+    assert run("-m", "program") == "program:A"
+    assert run("-m", "program.other") == "program.other:A"
+    assert "move them into a module" in run(str(tmp_path / "program" / "other.py"))
+
+
 def test_a_module_counts_once() -> None:
     module = module_of("m", task("A"))
     assert keys(module, module) == ["m:A"]
@@ -282,7 +307,7 @@ def test_without_modules_the_entry_points_are_loaded(
 
 def test_objects_that_do_not_like_questions_are_not_asked() -> None:
     class Proxy:
-        @property
+        @property  # type: ignore[misc]
         def __class__(self) -> Any:
             raise RuntimeError("no request")
 

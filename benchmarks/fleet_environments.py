@@ -22,6 +22,9 @@ env.run(context, target_metadata=base_of({revisions}).metadata)
 """
 
 _RECIPE: Final = """\
+import json
+from time import perf_counter
+
 from alembic import context
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
@@ -29,6 +32,7 @@ from sqlalchemy.pool import NullPool
 from benchmarks.fleet_models import base_of
 
 metadata = base_of({revisions}).metadata
+started = perf_counter()
 
 
 def schemas(connection):
@@ -49,6 +53,8 @@ with engine.connect() as connection:
         context.configure(connection=connection, target_metadata=metadata)
         with context.begin_transaction():
             context.run_migrations()
+
+print(json.dumps({{"seconds": perf_counter() - started}}))
 """
 
 _INI: Final = """\

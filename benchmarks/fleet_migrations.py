@@ -68,17 +68,20 @@ class Amount:
 class Row:
     """What was measured of one contestant; with ``sampled`` its time was extrapolated.
 
-    ``inside`` are the seconds of the run itself, without the start of the process.
+    ``inside`` are the seconds of the run itself, without the start of the process, where the
+    contestant tells them. ``processor`` are the seconds that its processes were at work.
     """
 
     contestant: str
     seconds: Summary
     milliseconds_per_schema: Summary
+    processor: Summary
     ratio: Summary
     largest_mb: float
     all_mb: float
     sampled: int = 0
     inside: Summary | None = None
+    inside_ratio: Summary | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class Contestant:
     is_slow: bool = False
     #: In how many schemas it works; 0 means all.
     sample: int = 0
+    #: Whether it prints how long the run itself took.
+    tells_seconds: bool = False
 
 
 def run(dsn: str, django_dsn: str, directory: Path, amount: Amount) -> Iterator[Result | Standing]:
@@ -183,15 +188,22 @@ class _Field:
         return Result(task, schemas, rows)
 
     def _alembic(self) -> list[Contestant]:
-        sample = self._amount.sample
+        database = self._database
         return [
-            Contestant(OURS, self._database, lambda number: self._run_ours(number, "replay")),
-            Contestant(LIVE, self._database, lambda number: self._run_ours(number, "live")),
-            Contestant(LOOP, self._database, self._run_recipe),
+            Contestant(OURS, database, self._ours_by("replay"), tells_seconds=True),
+            Contestant(LIVE, database, self._ours_by("live"), tells_seconds=True),
+            Contestant(LOOP, database, self._run_recipe, tells_seconds=True),
             Contestant(
-                PROCESSES, self._database, self._run_processes, is_slow=True, sample=sample
+                PROCESSES,
+                database,
+                self._run_processes,
+                is_slow=True,
+                sample=self._amount.sample,
             ),
         ]
+
+    def _ours_by(self, way: str) -> Callable[[int], Usage]:
+        return lambda revisions: self._run_ours(revisions, way)
 
     def _run_ours(self, revisions: int, way: str) -> Usage:
         folder, workers = self._ours[revisions], self._amount.workers
@@ -208,9 +220,14 @@ class _Field:
         schemas = self._database.schemas
         chosen = schemas[: self._amount.sample]
         found = [self._run_recipe(revisions, "-x", f"tenant={schema}") for schema in chosen]
-        mean = sum(usage.seconds for usage in found) / len(found)
-        largest = max(usage.largest_mb for usage in found)
-        return replace(found[0], seconds=mean * len(schemas), largest_mb=largest)
+        factor = len(schemas) / len(found)
+        return Usage(
+            sum(usage.seconds for usage in found) * factor,
+            sum(usage.processor_seconds for usage in found) * factor,
+            max(usage.largest_mb for usage in found),
+            max(usage.all_mb for usage in found),
+            "",
+        )
 
     def _django(self, dsn: str) -> list[Contestant]:
         projects = {
@@ -249,19 +266,22 @@ def _row(
     contestant: Contestant, schemas: int, turns: Sequence[Usage], reference: Sequence[Usage]
 ) -> Row:
     seconds = [usage.seconds for usage in turns]
-    loop = [usage.seconds for usage in reference[: len(turns)]]
-    inside = [json.loads(usage.output)["seconds"] for usage in turns if _is_ours(contestant)]
-    return Row(
+    row = Row(
         contestant.name,
         summarize(seconds),
         summarize([value * _MILLISECONDS / schemas for value in seconds]),
-        summarize(ratios(seconds, loop)),
+        summarize([usage.processor_seconds for usage in turns]),
+        summarize(ratios(seconds, [usage.seconds for usage in reference[: len(turns)]])),
         max(usage.largest_mb for usage in turns),
         max(usage.all_mb for usage in turns),
         min(contestant.sample, schemas),
-        summarize(inside) if inside else None,
     )
+    if not contestant.tells_seconds:
+        return row
+    inside, loop = _inside(turns), _inside(reference)
+    return replace(row, inside=summarize(inside), inside_ratio=summarize(ratios(inside, loop)))
 
 
-def _is_ours(contestant: Contestant) -> bool:
-    return contestant.name.startswith(OURS)
+def _inside(turns: Sequence[Usage]) -> list[float]:
+    """Return the seconds that the programs say they took, in their last lines."""
+    return [json.loads(usage.output.splitlines()[-1])["seconds"] for usage in turns]

@@ -37,13 +37,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Usage:
-    """What running a program took.
+    """What running a program took, by the clock and of the processors.
 
     ``largest_mb`` is the peak of the largest process, ``all_mb`` that of all together, where
     the system tells it.
     """
 
     seconds: float
+    processor_seconds: float
     largest_mb: float
     all_mb: float
     output: str
@@ -97,12 +98,13 @@ def _launch(output: str, command: Sequence[str]) -> dict[str, float]:
         with _Sampler(process.pid) as sampler:
             status = process.wait()
         seconds = perf_counter() - started
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     unit = 1 if sys.platform == "darwin" else _KILOBYTE
     return {
         "status": status,
         "seconds": seconds,
-        "largest_mb": largest * unit / _MEGABYTE,
+        "processor_seconds": used.ru_utime + used.ru_stime,
+        "largest_mb": used.ru_maxrss * unit / _MEGABYTE,
         "all_mb": sampler.peak_mb,
     }
 

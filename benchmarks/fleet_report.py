@@ -47,7 +47,7 @@ def grids(report: FleetReport) -> list[Grid]:
 
 
 def _migrations_grid(result: Result) -> Grid:
-    header = ["contestant", "seconds", "ms per schema", "ratio", "MB: largest", "of all"]
+    header = ["contestant", "seconds", "of it CPU", "ms per schema", "ratio", "MB: largest", "all"]
     rows = [cells for row in result.rows for cells in _migration_cells(row)]
     return Grid(f"Migrating {result.schemas} schemas: {result.task}", header, rows)
 
@@ -59,13 +59,15 @@ def _migration_cells(row: Row) -> Iterator[list[str]]:
     yield [
         name,
         _spread(row.seconds),
+        f"{row.processor.median:.2f}",
         f"{row.milliseconds_per_schema.median:.1f}",
         "" if row.contestant == LOOP else _spread(row.ratio),
         f"{row.largest_mb:.0f}",
         f"{row.all_mb:.0f}" if row.all_mb else _UNKNOWN,
     ]
-    if row.inside:
-        yield ["  the run itself", _spread(row.inside), "", "", "", ""]
+    if row.inside and row.inside_ratio:
+        ratio = "" if row.contestant == LOOP else _spread(row.inside_ratio)
+        yield ["  the run itself", _spread(row.inside), "", "", ratio, "", ""]
 
 
 def _standing_grid(standing: Standing) -> Grid:

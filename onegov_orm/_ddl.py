@@ -18,6 +18,7 @@ from sqlalchemy.sql.ddl import SchemaGenerator
 from sqlalchemy.types import SchemaType
 
 from onegov_orm import _sql
+from onegov_orm._statements import HarmlessText
 from onegov_orm.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -228,12 +229,22 @@ def inventory_of(row: Any) -> Inventory:
     return Inventory(exists, frozenset(relations), frozenset(types), bool(can_create), comment)
 
 
-def run_script(connection: Connection, statements: Iterable[str]) -> None:
-    """Send several statements at once, none of which takes parameters."""
+def run_script(
+    connection: Connection, statements: Iterable[str], *, is_harmless: bool = False
+) -> None:
+    """Send several statements at once, none of which takes parameters.
+
+    They are harmless if each is known to leave nothing behind on the connection; then they
+    are not read for that.
+    """
     # A semicolon of its own line, since a statement may end in a comment.
     script = "".join(f"{statement}\n;\n" for statement in statements)
     if script:
-        connection.exec_driver_sql(_sql.SCRIPT + script, execution_options={"no_parameters": True})
+        text = _sql.SCRIPT + script
+        connection.exec_driver_sql(
+            HarmlessText(text) if is_harmless else text,
+            execution_options={"no_parameters": True},
+        )
 
 
 def _run(connection: Connection, entries: Sequence[Entry]) -> None:

@@ -160,6 +160,8 @@ class BaseSessionManager(ManagerContext):
         """Have new schemas begin at the newest revision, with all upgrade tasks done."""
         #: The folder of the Alembic environment, and the modules with upgrade tasks.
         self.migrations = migrations
+        if isinstance(upgrades, (str, ModuleType)):
+            raise ConfigurationError(f"upgrades takes a list of modules, not {upgrades!r}")
         self.upgrades = upgrades if upgrades is None else tuple(upgrades)
         if self.migrations is not None:
             self.provisioner.stamps.append(RevisionStamp(self.migrations))

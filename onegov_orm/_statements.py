@@ -107,8 +107,16 @@ _PATTERNS = (
 )
 
 
+class HarmlessText(str):
+    """A text that was found to have no effects, or was put together from such: not read again."""
+
+    __slots__ = ()
+
+
 def effects_of(statement: str) -> Effects:
     """Return what the statement may leave behind on its connection."""
+    if type(statement) is HarmlessText:
+        return Effects.NONE
     if len(statement) > _MAX_CACHED_LENGTH:
         return _analyse(statement)
     return _cached(statement)

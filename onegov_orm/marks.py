@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, Self
@@ -78,7 +78,7 @@ class Mark:
     @property
     def comment(self) -> str:
         """The mark as a comment; the state stands first, where the server looks for it."""
-        written = {name: _written(value) for name, value in asdict(self).items() if value}
+        written = {name: value for name, value in self.as_dict().items() if value}
         shown = json.dumps(written, ensure_ascii=False)
         # Half of a pair of characters is nothing that the server could store.
         is_storable = _LONE_SURROGATES.search(shown) is None
@@ -86,7 +86,7 @@ class Mark:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all that is known, as JSON has it."""
-        return {name: _written(value) for name, value in asdict(self).items()}
+        return {name: _written(getattr(self, name)) for name in _NAMES}
 
 
 _NAMES: Final = tuple(field.name for field in fields(Mark))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import typer
 
-from onegov_orm.cli._exits import Exit
+from onegov_orm.cli._exits import Exit, Interrupted
 from onegov_orm.cli._invocation import Invocation
 from onegov_orm.cli._options import Common
 
@@ -39,7 +39,12 @@ def command(
             for group_name, group in groups.items():
                 own = {field.name: values.pop(field.name) for field in fields(group)}
                 values[group_name] = group(**own)
-            raise typer.Exit(int(function(invocation, **values) or Exit.OK))
+            try:
+                exit_code = function(invocation, **values) or Exit.OK
+            except KeyboardInterrupt:
+                # Typer's versions do not agree about its exit code.
+                raise Interrupted(Exit.INTERRUPTED) from None
+            raise typer.Exit(int(exit_code))
 
         set_parameters(run, [*parameters, *options_of(Common)])
         text = _help(function, name, examples, exits)

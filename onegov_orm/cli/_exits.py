@@ -48,5 +48,13 @@ class Problem(Exception):
         self.hint = hint
 
 
+class Interrupted(Exception):
+    """A signal ended what ran; the server has undone it."""
+
+    def __init__(self, exit_code: Exit) -> None:
+        super().__init__(exit_code.meaning)
+        self.exit_code = exit_code
+
+
 class Declined(Exception):
     """The user was asked, and said no."""

@@ -76,7 +76,11 @@ class Invocation:
         # The helper of Typer asks on stderr, so that stdout stays clean.
         import typer
 
-        if not typer.confirm(question, err=True):
+        try:
+            is_wanted = typer.confirm(question, err=True)
+        except typer.Abort:
+            raise Declined from None
+        if not is_wanted:
             raise Declined
 
     def close(self) -> None:

@@ -28,11 +28,10 @@ from onegov_orm.cli import (
 )
 from onegov_orm.cli._command import options_of, set_parameters
 from onegov_orm.cli._errors import Explanation, explain
-from onegov_orm.cli._exits import Declined, Exit
+from onegov_orm.cli._exits import Declined, Exit, Interrupted
 from onegov_orm.cli._invocation import Invocation
 from onegov_orm.cli._options import Common
-from onegov_orm.cli._output import close_quietly
-from onegov_orm.cli._running import Interrupted
+from onegov_orm.cli._output import close_quietly, prepare_streams
 from onegov_orm.cli._settings import mask
 
 _PROGRAM = "onegov-orm"
@@ -100,6 +99,7 @@ def program() -> Any:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
+    prepare_streams()
     invocation = Invocation()
     try:
         return _run(arguments, invocation)

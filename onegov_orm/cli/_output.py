@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -75,7 +76,8 @@ class Output:
 
     def json(self, data: Any) -> None:
         """Print data as JSON."""
-        text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        text = json.dumps(data, indent=2, ensure_ascii=not is_unicode, default=str)
         _write(f"{text}\n")
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -196,6 +198,18 @@ def _is_plain(value: Any) -> bool:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def prepare_streams() -> None:
+    """Make sure that there is something to print to, and that no letter is a reason to fail."""
+    # They stay open as long as the process lives.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def close_quietly() -> None:

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from onegov_orm.cli._exits import Exit
+from onegov_orm.cli._exits import Exit, Interrupted
 from onegov_orm.cli._invocation import Invocation
 from onegov_orm.cli._options import Filters, Running, Selection
 from onegov_orm.cli._output import Column, Output, count_text, state_text
@@ -36,14 +36,6 @@ _COLUMNS: Final = (
     Column("tries", "right"),
     Column("details"),
 )
-
-
-class Interrupted(Exception):
-    """A signal ended what ran; the server has undone it."""
-
-    def __init__(self, exit_code: Exit) -> None:
-        super().__init__(exit_code.meaning)
-        self.exit_code = exit_code
 
 
 def run_options(invocation: Invocation, running: Running) -> RunOptions:
@@ -158,8 +150,12 @@ def attend(
     work = _Work(function)
 
     def on_signal(count: int) -> None:
+        if count > 1:
+            # The server undoes it all the same, when the process has gone.
+            work.abandon()
+            return
         output.note(_UNDOING, "yellow")
-        while count == 1 and not work.ended.wait(_SECONDS_BETWEEN_CANCELS):
+        while not work.ended.wait(_SECONDS_BETWEEN_CANCELS):
             connections.cancel()
 
     is_drawn = output.err.is_terminal and not has_progress
@@ -187,6 +183,11 @@ class _Work(threading.Thread):
         self.ended = threading.Event()
         self.value: Any = None
         self.error: BaseException | None = None
+
+    def abandon(self) -> None:
+        """Wait no longer."""
+        self.error = TimeoutError()
+        self.ended.set()
 
     def run(self) -> None:
         try:

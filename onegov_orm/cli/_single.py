@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from onegov_orm.cli._exits import Exit
+from onegov_orm.cli._exits import Exit, Interrupted
 from onegov_orm.cli._invocation import Invocation
-from onegov_orm.cli._running import Interrupted, attend, show_report
+from onegov_orm.cli._running import attend, show_report
 
 
 def each(

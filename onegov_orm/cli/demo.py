@@ -99,6 +99,8 @@ def demo(
             output.say(f"$ onegov-orm {arguments}", "cyan")
             words = shlex.split(arguments)
             ended = _call(words)
+            if ended in (Exit.INTERRUPTED, Exit.TERMINATED):
+                return Exit(ended)
             if ended != _EXPECTED.get(words[0], Exit.OK):
                 output.note(f"This should have ended otherwise (exit code {ended}).", "bold red")
                 return Exit.FAILED

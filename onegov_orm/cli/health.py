@@ -92,7 +92,7 @@ def _tell_settings(output: Output, settings: Settings) -> None:
 
 
 def _told(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return ", ".join(value) or "none" if isinstance(value, list) else str(value)
 
 
 def _tell_verdicts(output: Output, verdicts: Sequence[Verdict]) -> None:

@@ -51,10 +51,10 @@ def naming(schema: str, what: str) -> Iterator[None]:
         raise CopyFailed(schema, what, str(exc.orig)) from exc
 
 
-def make_privileges(connection: Connection, schema: SchemaName, blueprint: Blueprint) -> None:
+def make_privileges(connection: Connection, schema: SchemaName, blueprint: Blueprint) -> bool:
     """Give the privileges of the original, and what it was told about those of new objects.
 
-    Roles that this server does not have are left out with a warning.
+    Roles that this server does not have are left out with a warning; tells whether there are none.
     """
     _take_what_was_given(connection, schema)
     known = _known_roles(connection, blueprint)
@@ -68,26 +68,34 @@ def make_privileges(connection: Connection, schema: SchemaName, blueprint: Bluep
     statements = [*_grants(blueprint, schema, missing), *_usual_grants(blueprint, schema, known)]
     with naming(schema, "privileges"):
         run_script(connection, statements)
+    return not missing
 
 
-def make_owners(connection: Connection, schema: SchemaName, blueprint: Blueprint) -> None:
-    """Give what belonged to other roles to these, as far as this role may do so."""
+def make_owners(connection: Connection, schema: SchemaName, blueprint: Blueprint) -> bool:
+    """Give what belonged to other roles to these, if this role may do so.
+
+    Otherwise all of it belongs to this role; tells whether that makes no difference.
+    """
     current = connection.exec_driver_sql(_sql_cloning.CURRENT_ROLE).scalar_one()
     known = _known_roles(connection, blueprint)
-    statements = [
-        _sql_cloning.set_owner(target, owner)
-        for target, owner in blueprint.owners
-        if owner != current and known.get(owner)
-    ]
-    if not statements:
-        return
-    try:
-        with connection.begin_nested():
-            run_script(connection, statements)
-    except DBAPIError as exc:
-        if sqlstate(exc) != _DENIED:
-            raise
-        logger.warning("All in schema %s belongs to %s now: %s", schema, current, exc.orig)
+    owners = {owner for _, owner in blueprint.owners}
+    if all(owner == current or known.get(owner) for owner in owners):
+        statements = [
+            _sql_cloning.set_owner(target or _schema_target(schema), owner)
+            for target, owner in blueprint.owners
+            if owner != current
+        ]
+        try:
+            with connection.begin_nested():
+                run_script(connection, statements)
+        except DBAPIError as exc:
+            if sqlstate(exc) != _DENIED:
+                raise
+        else:
+            return True
+    if len(owners) > 1:
+        logger.warning("All in schema %s belongs to %s now, not to its own roles", schema, current)
+    return len(owners) <= 1
 
 
 def set_sequences(
@@ -104,7 +112,7 @@ def set_sequences(
 
 def _known_roles(connection: Connection, blueprint: Blueprint) -> dict[str, bool]:
     rows = connection.execute(text(_sql_cloning.ROLES), {"names": sorted(blueprint.roles)})
-    return {name: is_member for name, is_member in rows}
+    return {str(name): bool(is_member) for name, is_member in rows}
 
 
 def _take_what_was_given(connection: Connection, schema: SchemaName) -> None:
@@ -123,9 +131,8 @@ def _take_what_was_given(connection: Connection, schema: SchemaName) -> None:
 
 
 def _grants(blueprint: Blueprint, schema: SchemaName, missing: set[str]) -> Iterator[str]:
-    own_target = f"SCHEMA {quote_identifier(schema)}"
     for target, privileges in groupby(blueprint.privileges, lambda each: each.target):
-        name = target or own_target
+        name = target or _schema_target(schema)
         granted = list(privileges)
         if any(each.columns is None for each in granted):
             yield _sql_cloning.revoke_all(name, f"{_EVERYBODY}, {_OWNER}")
@@ -152,6 +159,10 @@ def _usual_grants(
             role = _OWNER if each.is_owner else _role(each.role)
             grants = _sql_cloning.grant(each.privileges, each.target, role, each.is_grantable)
             yield _sql_cloning.default_privileges(each.maker, schema, grants)
+
+
+def _schema_target(schema: str) -> str:
+    return f"SCHEMA {quote_identifier(schema)}"
 
 
 def _role(name: str | None) -> str:

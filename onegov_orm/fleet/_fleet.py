@@ -65,7 +65,7 @@ class Fleet:
         self.context = FleetContext(mgr)
         self.manager = mgr
         self._folder = mgr.migrations if migrations is None else migrations
-        self._modules = mgr.upgrades if upgrades is None else tuple(upgrades)
+        self._modules = mgr.upgrades if upgrades is None else upgrades
 
     # -- who is there
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
-
-from sqlalchemy import MetaData
 
 from onegov_orm.errors import MigrationError
 from onegov_orm.fleet._sql_migrations import VERSION_TABLE
@@ -37,16 +35,18 @@ class OptionsJob:
 
 
 class ConnectedJob:
-    """Has Alembic do what it was asked for on a given connection."""
+    """Has Alembic do what it was asked for on a connection to a schema with these tables."""
 
-    def __init__(self, connection: Any, schema: str, tables: set[str]) -> None:
+    def __init__(self, connection: Any, tables: set[str]) -> None:
         self._connection = connection
-        self._schema = schema
         self._tables = tables
 
     def configure(self, context: Any, options: dict[str, Any]) -> None:
         """Do it."""
-        run_configured(context, self._connection, self._schema, comparing(options, self._tables))
+        wanted = unbound(options)
+        context.configure(connection=self._connection, **comparing(wanted, self._tables))
+        with context.begin_transaction():
+            context.run_migrations()
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,11 +59,9 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"compare_type": True, "compare_server_default": True, **options}
 
 
-def run_configured(context: Any, connection: Any, schema: str, options: Mapping[str, Any]) -> None:
-    """Have Alembic do what it was asked for in one schema."""
-    context.configure(connection=connection, version_table_schema=None, **options)
-    with context.begin_transaction():
-        context.run_migrations()
+def unbound(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options without what is only for scripts that are printed."""
+    return {name: value for name, value in options.items() if name != "literal_binds"}
 
 
 def comparing(options: Mapping[str, Any], tables: set[str] | None) -> dict[str, Any]:
@@ -89,11 +87,3 @@ def comparing(options: Mapping[str, Any], tables: set[str] | None) -> dict[str, 
         "include_name": include_name,
     }
     return {**options, **hooks}
-
-
-def metadatas_of(options: Mapping[str, Any]) -> list[MetaData]:
-    """Return the metadatas that env.py named."""
-    given: MetaData | Sequence[MetaData] | None = options.get("target_metadata")
-    if given is None:
-        return []
-    return [given] if isinstance(given, MetaData) else list(given)

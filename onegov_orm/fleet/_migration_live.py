@@ -21,7 +21,8 @@ from onegov_orm._marking import find_mark, write_mark
 from onegov_orm.errors import OrmError, PoolerRestriction
 from onegov_orm.fleet import _sql_migrations
 from onegov_orm.fleet._migration_failure import failure_in
-from onegov_orm.fleet._migration_plans import Goal, told, unbound
+from onegov_orm.fleet._migration_job import unbound
+from onegov_orm.fleet._migration_plans import Goal, told
 from onegov_orm.fleet._migration_scripts import (
     ALEMBIC,
     Scripts,

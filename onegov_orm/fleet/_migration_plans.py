@@ -12,6 +12,7 @@ from alembic.runtime.migration import HeadMaintainer, MigrationContext
 
 from onegov_orm.errors import MigrationError
 from onegov_orm.fleet import _sql_migrations
+from onegov_orm.fleet._migration_job import unbound
 from onegov_orm.fleet._migration_scripts import (
     ALEMBIC,
     Direction,
@@ -177,11 +178,6 @@ class Planner:
         environment._migration_context = context
         with environment, Operations.context(context):
             context.run_migrations()
-
-
-def unbound(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options without what is only for scripts that are printed."""
-    return {name: value for name, value in options.items() if name != "literal_binds"}
 
 
 def told(start: frozenset[str], end: frozenset[str], count: int) -> str:

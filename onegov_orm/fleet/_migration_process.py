@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,7 @@ class ProcessWorker:
         self._message = message
         self._process: subprocess.Popen[str] | None = None
         self._said: IO[bytes] | None = None
+        self._writing = threading.Lock()
 
     def work(self, schema: SchemaName) -> str:
         """Have one schema migrated."""
@@ -49,8 +51,7 @@ class ProcessWorker:
         if process is not None and process.stdin is not None:
             # It may end just now.
             with suppress(OSError, ValueError):
-                process.stdin.write(json.dumps({"interrupt": True}) + "\n")
-                process.stdin.flush()
+                self._write(process, {"interrupt": True})
 
     def close(self) -> None:
         """End the process."""
@@ -84,8 +85,7 @@ class ProcessWorker:
     def _ask(self, message: Message) -> Message:
         process: Any = self._process
         try:
-            process.stdin.write(json.dumps(message) + "\n")
-            process.stdin.flush()
+            self._write(process, message)
             line = process.stdout.readline()
         except OSError:
             line = ""
@@ -97,6 +97,11 @@ class ProcessWorker:
                 self.close()
             raise failure(answer["kind"], answer["reason"], answer["sqlstate"])
         return answer
+
+    def _write(self, process: Any, message: Message) -> None:
+        with self._writing:
+            process.stdin.write(json.dumps(message) + "\n")
+            process.stdin.flush()
 
     def _crash(self) -> RevisionFailure:
         """Return the error for a process that ended in the middle of a schema."""

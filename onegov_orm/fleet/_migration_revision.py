@@ -47,7 +47,7 @@ def write_revision(
         return _write(folder, OptionsJob(), message, wanted)
     with _reference(context, scripts, schema) as name, context.connected(name) as connection:
         tables = _tables(connection, name)
-        return _write(folder, ConnectedJob(connection, name, tables), message, wanted)
+        return _write(folder, ConnectedJob(connection, tables), message, wanted)
 
 
 def _write(folder: Path, job: Any, message: str, options: Mapping[str, Any]) -> list[Path]:

@@ -13,9 +13,8 @@ from onegov_orm import _sql
 from onegov_orm._engine import parse_dsn
 from onegov_orm.errors import SchemaNotFound
 from onegov_orm.fleet import _sql_migrations
-from onegov_orm.fleet._migration_job import comparing
+from onegov_orm.fleet._migration_job import comparing, unbound
 from onegov_orm.fleet._migration_live import note_migration, watch_autocommit
-from onegov_orm.fleet._migration_plans import unbound
 from onegov_orm.fleet.runner import one_line
 from onegov_orm.provisioning import lock_key, schema_exists, sqlstate
 

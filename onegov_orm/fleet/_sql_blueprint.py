@@ -75,8 +75,9 @@ def has_dependency(catalog: str, oid: str, kind: str) -> str:
 
 def _sequence_options(sequence: str) -> str:
     return f"""pg_catalog.format(
-        'INCREMENT BY %s MINVALUE %s MAXVALUE %s START WITH %s CACHE %s%s', {sequence}.seqincrement,
-        {sequence}.seqmin, {sequence}.seqmax, {sequence}.seqstart, {sequence}.seqcache,
+        'INCREMENT BY %s MINVALUE %s MAXVALUE %s START WITH %s CACHE %s%s',
+        {sequence}.seqincrement, {sequence}.seqmin,
+        {sequence}.seqmax, {sequence}.seqstart, {sequence}.seqcache,
         CASE WHEN {sequence}.seqcycle THEN ' CYCLE' END)"""
 
 
@@ -135,7 +136,8 @@ _RANGE: Final = """
             'SUBTYPE = ' || pg_catalog.format_type(range.rngsubtype, NULL),
             pg_catalog.format('SUBTYPE_OPCLASS = %I.%I', class_schema.nspname, class.opcname),
             CASE WHEN range.rngcollation <> 0 THEN 'COLLATION = '
-                || CAST(CAST(range.rngcollation AS pg_catalog.regcollation) AS pg_catalog.text) END,
+                || CAST(CAST(range.rngcollation AS pg_catalog.regcollation) AS
+                    pg_catalog.text) END,
             CASE WHEN range.rngsubdiff <> 0 THEN 'SUBTYPE_DIFF = '
                 || CAST(CAST(range.rngsubdiff AS pg_catalog.regproc) AS pg_catalog.text) END,
             pg_catalog.format('MULTIRANGE_TYPE_NAME = %I', multirange.typname)))
@@ -234,8 +236,8 @@ _AGGREGATE_OPTIONS: Final = ", ".join(
         "'INITCOND = ' || pg_catalog.quote_literal(aggregate.agginitval)",
         _function_option("MSFUNC", "aggregate.aggmtransfn"),
         _function_option("MINVFUNC", "aggregate.aggminvtransfn"),
-        "'MSTYPE = ' || CASE WHEN aggregate.aggmtranstype <> 0"
-        " THEN pg_catalog.format_type(aggregate.aggmtranstype, NULL) END",
+        """'MSTYPE = ' || CASE WHEN aggregate.aggmtranstype <> 0
+            THEN pg_catalog.format_type(aggregate.aggmtranstype, NULL) END""",
         "'MSSPACE = ' || NULLIF(aggregate.aggmtransspace, 0)",
         _function_option("MFINALFUNC", "aggregate.aggmfinalfn"),
         _flag("MFINALFUNC_EXTRA", "aggregate.aggmfinalextra"),
@@ -245,8 +247,8 @@ _AGGREGATE_OPTIONS: Final = ", ".join(
             FROM pg_catalog.pg_operator AS operator
             JOIN pg_catalog.pg_namespace AS schema ON schema.oid = operator.oprnamespace
             WHERE operator.oid = aggregate.aggsortop)""",
-        "'PARALLEL = ' || CASE proc.proparallel WHEN 's' THEN 'SAFE' WHEN 'r' THEN 'RESTRICTED'"
-        " ELSE 'UNSAFE' END",
+        """'PARALLEL = ' || CASE proc.proparallel WHEN 's' THEN 'SAFE'
+            WHEN 'r' THEN 'RESTRICTED' ELSE 'UNSAFE' END""",
         _flag("HYPOTHETICAL", "aggregate.aggkind = 'h'"),
     )
 )

@@ -219,7 +219,8 @@ STATISTICS: Final = f"""
             "statistics.stxname",
         ),
         "CASE WHEN COALESCE(statistics.stxstattarget, -1) >= 0 THEN pg_catalog.format("
-        "'ALTER STATISTICS %I SET STATISTICS %s', statistics.stxname, statistics.stxstattarget) END",
+        "'ALTER STATISTICS %I SET STATISTICS %s', statistics.stxname,"
+        " statistics.stxstattarget) END",
     )
 }
     FROM pg_catalog.pg_statistic_ext AS statistics

@@ -46,7 +46,8 @@ DEPENDENCIES: Final = f"""
     SELECT CAST(dependency.classid AS pg_catalog.int8), CAST(dependency.objid AS pg_catalog.int8),
         CAST(dependency.refclassid AS pg_catalog.int8),
         CAST(dependency.refobjid AS pg_catalog.int8), CAST(dependency.deptype AS pg_catalog.text),
-        dependency.classid = {class_of("pg_type")}, dependency.classid = {class_of("pg_constraint")}
+        dependency.classid = {class_of("pg_type")},
+        dependency.classid = {class_of("pg_constraint")}
     FROM own JOIN pg_catalog.pg_depend AS dependency USING (classid, objid)
     ORDER BY dependency.deptype DESC
 """
@@ -57,7 +58,8 @@ EXTENSIONS: Final = f"""
         SELECT DISTINCT dependency.refclassid, dependency.refobjid
         FROM own JOIN pg_catalog.pg_depend AS dependency USING (classid, objid)
     )
-    SELECT DISTINCT CAST(extension.extname AS pg_catalog.text), CAST(home.nspname AS pg_catalog.text)
+    SELECT DISTINCT CAST(extension.extname AS pg_catalog.text),
+        CAST(home.nspname AS pg_catalog.text)
     FROM needed CROSS JOIN LATERAL (
         SELECT member.refobjid AS oid FROM pg_catalog.pg_depend AS member
         WHERE member.classid = needed.refclassid AND member.objid = needed.refobjid
@@ -103,7 +105,8 @@ def _strangers(kind: str, catalog: str, name: str, namespace: str) -> str:
 #: What can't be written down as statements: kind and name.
 UNCLONEABLE: Final = (
     f"""
-    SELECT 'foreign table', CAST(class.relname AS pg_catalog.text) FROM pg_catalog.pg_class AS class
+    SELECT 'foreign table', CAST(class.relname AS pg_catalog.text)
+    FROM pg_catalog.pg_class AS class
     WHERE class.relnamespace = {NAMESPACE} AND class.relkind = 'f'
     UNION ALL SELECT 'base type', type.typname FROM pg_catalog.pg_type AS type
     WHERE type.typnamespace = {NAMESPACE} AND type.typtype IN ('b', 'p') AND NOT EXISTS (
@@ -223,16 +226,12 @@ COMMENTS: Final = (
                 _of_schema("type", "typnamespace"),
             ),
             _comments(
-                "pg_type",
-                "type",
+                "pg_constraint",
+                "rule",
                 "pg_catalog.format('CONSTRAINT %I ON DOMAIN %I', rule.conname, type.typname)",
-                f"""JOIN pg_catalog.pg_constraint AS rule ON rule.contypid = type.oid
+                f"""JOIN pg_catalog.pg_type AS type ON type.oid = rule.contypid
                 JOIN pg_catalog.pg_description AS description ON description.objoid = rule.oid
-                    AND description.classoid = {class_of("pg_constraint")}
                 WHERE type.typnamespace = {NAMESPACE}""",
-            ).replace(
-                f"AND description.classoid = {class_of('pg_type')}",
-                "",
             ),
             _comments(
                 "pg_proc",
@@ -273,7 +272,8 @@ _GRANTED: Final = f"""
             proc.proacl, NULL
         FROM pg_catalog.pg_proc AS proc
         WHERE proc.pronamespace = {NAMESPACE}
-        UNION ALL SELECT pg_catalog.format('TYPE %I', type.typname), type.typowner, type.typacl, NULL
+        UNION ALL SELECT pg_catalog.format('TYPE %I', type.typname), type.typowner,
+            type.typacl, NULL
         FROM pg_catalog.pg_type AS type
         WHERE type.typnamespace = {NAMESPACE}
     )
@@ -331,9 +331,12 @@ DEFAULT_PRIVILEGES: Final = """
     ORDER BY 1 NULLS FIRST, 2, 3 NULLS FIRST, 6
 """
 
-#: The objects whose owner is told, as a statement names them, and the owners.
+#: The objects that have an owner, as a statement names them, and the owners; first the schema
+#: itself, which has no name here.
 OWNERS: Final = f"""
-    SELECT pg_catalog.format('%s %I', {_RELATION_WORD}, class.relname),
+    SELECT '', CAST(pg_catalog.pg_get_userbyid(schema.nspowner) AS pg_catalog.text)
+    FROM pg_catalog.pg_namespace AS schema WHERE schema.oid = {NAMESPACE}
+    UNION ALL SELECT pg_catalog.format('%s %I', {_RELATION_WORD}, class.relname),
         CAST(pg_catalog.pg_get_userbyid(class.relowner) AS pg_catalog.text)
     FROM pg_catalog.pg_class AS class
     WHERE class.relnamespace = {NAMESPACE} AND (class.relkind IN ('r', 'p', 'v', 'm')

@@ -88,7 +88,8 @@ ROLES: Final = """
 CURRENT_ROLE: Final = "SELECT CAST(current_user AS pg_catalog.text)"
 
 SET_VALUE: Final = """
-    SELECT pg_catalog.setval(CAST(CAST(:sequence AS pg_catalog.text) AS pg_catalog.regclass), :value, :called)
+    SELECT pg_catalog.setval(
+        CAST(CAST(:sequence AS pg_catalog.text) AS pg_catalog.regclass), :value, :called)
 """
 
 #: What new objects have by the default privileges of their owner, and is taken from them before
@@ -100,9 +101,11 @@ GIVEN_BY_DEFAULT: Final = f"""
         SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || {relation("oid")}
             AS target, relacl AS acl, relowner AS owner FROM pg_catalog.pg_class
         WHERE relnamespace = {NAMESPACE} AND relkind IN ('r', 'p', 'v', 'm', 'S')
-        UNION ALL SELECT 'ROUTINE ' || CAST(CAST(oid AS pg_catalog.regprocedure) AS pg_catalog.text), proacl,
+        UNION ALL SELECT 'ROUTINE '
+            || CAST(CAST(oid AS pg_catalog.regprocedure) AS pg_catalog.text), proacl,
             proowner FROM pg_catalog.pg_proc WHERE pronamespace = {NAMESPACE}
-        UNION ALL SELECT 'TYPE ' || CAST(CAST(oid AS pg_catalog.regtype) AS pg_catalog.text), typacl, typowner
+        UNION ALL SELECT 'TYPE '
+            || CAST(CAST(oid AS pg_catalog.regtype) AS pg_catalog.text), typacl, typowner
         FROM pg_catalog.pg_type WHERE typnamespace = {NAMESPACE}
     ) AS made
     CROSS JOIN LATERAL pg_catalog.aclexplode(made.acl) AS item

@@ -82,7 +82,7 @@ _FUNCTIONS: Final = objects(
         'COST ' || procost, 'ROWS ' || NULLIF(prorows, 0),
         'SUPPORT ' || {name_of("regprocedure", "CAST(prosupport AS oid)")},
         'TRANSFORM ' || CAST(CAST(protrftypes AS pg_catalog.regtype[]) AS text),
-        'SET ' || {_SETTINGS}, {_AGGREGATE}, 'IN ' || probin,
+        'WITH ' || {_SETTINGS}, {_AGGREGATE}, 'IN ' || probin,
         CASE WHEN prokind <> 'a' THEN 'AS ' || COALESCE(
             pg_catalog.pg_get_function_sqlbody(function.oid), {_BODY}) END""",
     f"""wanted JOIN pg_catalog.pg_proc AS function ON pronamespace = wanted.namespace

@@ -54,7 +54,7 @@ def versions_of(schemas: Iterable[str]) -> str:
     """Ask for the versions of many schemas at once: rows of a schema and a revision."""
     # All parts are quoted below.
     return " UNION ALL ".join(
-        f"SELECT CAST({_sql.quote_literal(schema)} AS text), version_num FROM {_versions(schema)}"  # noqa: S608
+        f"SELECT CAST({_sql.quote_literal(schema)} AS text), version_num FROM {_versions(schema)}"
         for schema in schemas
     )
 
@@ -83,7 +83,7 @@ def require_standing(schema: str, versions: Sequence[str], comment: str | None) 
     text = "CAST(NULL AS text)" if comment is None else _sql.quote_literal(comment)
     # What is in the other branch must not be known beforehand, or it would always fail.
     return (
-        "SELECT CAST(CASE WHEN ARRAY(SELECT CAST(version_num AS text) FROM "  # noqa: S608
+        "SELECT CAST(CASE WHEN ARRAY(SELECT CAST(version_num AS text) FROM "
         f'{_versions(schema)} ORDER BY version_num COLLATE "C") = CAST(ARRAY[{wanted}] AS text[]) '
         f"AND {described} IS NOT DISTINCT FROM {text} THEN '0' "
         f"ELSE {_sql.quote_literal(MOVED)} END AS pg_catalog.int4)"
@@ -97,9 +97,9 @@ def change_versions(schema: str, gone: Iterable[str], come: Iterable[str]) -> li
     inserted = ", ".join(f"({_sql.quote_literal(version)})" for version in sorted(come))
     statements = []
     if deleted:
-        statements.append(f"DELETE FROM {table} WHERE version_num IN ({deleted})")  # noqa: S608
+        statements.append(f"DELETE FROM {table} WHERE version_num IN ({deleted})")
     if inserted:
-        statements.append(f"INSERT INTO {table} (version_num) VALUES {inserted}")  # noqa: S608
+        statements.append(f"INSERT INTO {table} (version_num) VALUES {inserted}")
     return statements
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from onegov_orm._sql import quote_identifier, quote_literal
+from onegov_orm._sql import quote_identifier, quote_literal, set_local
 
 #: Names are cast to the server's type of names, which cuts them as the server does.
 HAS_TABLE: Final = """
@@ -90,29 +90,33 @@ CHECK_CONSTRAINTS: Final = "SET CONSTRAINTS ALL IMMEDIATE"
 DEFER_CONSTRAINTS: Final = "SET CONSTRAINTS ALL DEFERRED"
 
 
-def pending(schemas: Sequence[str]) -> str:
-    """Ask which schemas lack which tasks, for schemas that have the table.
+#: The server overestimates the question about all schemas: it would compile it, or start
+#: processes that share the work, which takes longer than the answer.
+PENDING_SETTINGS: Final = (
+    set_local("jit", "off"),
+    set_local("max_parallel_workers_per_gather", "0"),
+)
 
-    One row per schema and module with a task that the schema has not seen: the schema's place
-    in the list, the module, and the tasks of the module that it has seen. The parameter
-    ``wanted`` is JSON: the names of the tasks, by module.
+
+def pending(schemas: Sequence[str]) -> str:
+    """Ask which tasks are lacking in which schemas, of those that have the table.
+
+    One row per schema and module that has something recorded: the schema's place in the list,
+    the module, and the names of its tasks that are lacking. The parameter ``wanted`` is JSON: by
+    module, an object that has the names of the tasks as its keys.
     """
     states = "\nUNION ALL ".join(
-        f"SELECT {number}, module, executed_tasks FROM {_quoted(schema)}.upgrades"  # noqa: S608
+        f"SELECT {number}, module, executed_tasks FROM {_quoted(schema)}.upgrades"
         for number, schema in enumerate(schemas)
     )
     return f"""
-        WITH wanted AS MATERIALIZED (
-            SELECT entry.key AS module,
-                ARRAY(SELECT jsonb_array_elements_text(entry.value)) AS names
-            FROM jsonb_each(CAST(:wanted AS jsonb)) AS entry
-        ), state (number, module, executed_tasks) AS ({states})
-        SELECT place.number, wanted.module,
-            ARRAY(SELECT jsonb_object_keys(state.executed_tasks))
-        FROM generate_series(0, {len(schemas) - 1}) AS place (number) CROSS JOIN wanted
-        LEFT JOIN state ON state.number = place.number AND state.module = wanted.module
-        WHERE NOT COALESCE(state.executed_tasks ?& wanted.names, false)
-    """  # noqa: S608
+        SELECT state.number, state.module, ARRAY(
+            SELECT jsonb_object_keys(
+                (CAST(:wanted AS jsonb) -> state.module)
+                - ARRAY(SELECT jsonb_object_keys(state.executed_tasks))))
+        FROM ({states}) AS state (number, module, executed_tasks)
+        WHERE CAST(:wanted AS jsonb) ? state.module
+    """
 
 
 def add_column(table: str, specification: str) -> str:

@@ -61,7 +61,7 @@ def read_standings(
         customer.schema: Standing(
             frozenset(versions.get(customer.schema, ())),
             customer.has_versions,
-            customer.mark.comment,
+            customer.comment,
         )
         for customer in customers
     }

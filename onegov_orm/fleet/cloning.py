@@ -188,7 +188,7 @@ def read_sequences(
         query = _sql_cloning.sequence_values(schema, some)
         options = {"no_parameters": True}
         for row in connection.exec_driver_sql(query, execution_options=options).all():
-            yield tuple(row)  # type: ignore[misc]
+            yield tuple(row)
 
 
 def _oid(connection: Connection, schema: SchemaName) -> int:

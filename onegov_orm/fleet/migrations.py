@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onegov_orm._stamp import quick_heads
+from onegov_orm.fleet._migration_init import init_environment
 from onegov_orm.fleet._versions import Standing, read_standings
 from onegov_orm.fleet.runner import DEFAULT_OPTIONS, Outcome, Report, Result, RunOptions
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from onegov_orm.fleet._migration_scripts import Scripts
     from onegov_orm.fleet.runner import OnResult
     from onegov_orm.names import SchemaName
+
+__all__ = ["Migrations", "SchemaStatus", "Status", "init_environment"]
 
 
 @dataclass(frozen=True, slots=True)

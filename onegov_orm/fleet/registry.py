@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Customer:
     """A schema of the fleet: its name, its mark, and which tables of the library's it has.
 
-    ``has_versions`` tells whether Alembic's table is there, ``has_upgrades`` whether that of
+    ``comment`` is what the mark was read from, ``has_versions`` tells whether Alembic's table is there, ``has_upgrades`` whether that of
     the upgrade tasks is.
     """
 
@@ -31,6 +31,7 @@ class Customer:
     mark: Mark
     has_versions: bool = False
     has_upgrades: bool = False
+    comment: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is known, as JSON has it."""
@@ -84,7 +85,7 @@ def read_customers(
     if wanted is not None:
         _refuse_strangers(wanted, {name: comment for name, comment, *_ in rows})
     found = [
-        Customer(name, mark, has_versions, has_upgrades)
+        Customer(name, mark, has_versions, has_upgrades, comment)
         for row_name, comment, has_versions, has_upgrades in rows
         if (mark := Mark.parse(comment)) is not None
         and (name := _name_of(row_name)) is not None

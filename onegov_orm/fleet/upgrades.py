@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from onegov_orm._ddl import run_script
 from onegov_orm._upgrade_state import UpgradeState, foreign_table, upgrade_stamp
 from onegov_orm._upgrade_tasks import Modules, UpgradeTask, find_task, load_tasks, upgrade_task
 from onegov_orm.fleet import _sql_upgrades
@@ -55,8 +56,9 @@ _UNDEFINED_TABLE: Final = "42P01"
 _UNDEFINED_COLUMN: Final = "42703"
 _MOST_TRIES: Final = 3
 
-#: By schema and module: the tasks that were seen, where some are lacking.
-Seen = dict[SchemaName, dict[str, frozenset[str]]]
+#: The names of the tasks that a schema lacks of one module, and of all modules in all schemas.
+Lack = tuple[SchemaName, str, frozenset[str]]
+Lacking = dict[SchemaName, dict[str, frozenset[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,31 +150,29 @@ class Upgrades:
         for attempt in itertools.count(1):
             customers = self._context.customers(names=names)
             try:
-                seen = self._seen(customers, lasting)
+                lacking = self._lacking(customers, lasting)
                 break
             except DBAPIError as exc:
                 # A schema went away in the meantime: those are asked that are there by now.
                 if sqlstate(exc) != _UNDEFINED_TABLE or attempt == _MOST_TRIES:
                     raise
-        return [_status_of(customer.schema, lasting, seen) for customer in customers]
+        return [_status_of(customer.schema, lasting, lacking) for customer in customers]
 
-    def _seen(self, customers: Sequence[Customer], tasks: Sequence[UpgradeTask]) -> Seen:
-        """Return, for each schema, the modules of which it lacks tasks, with those it has seen."""
-        wanted: dict[str, list[str]] = defaultdict(list)
+    def _lacking(self, customers: Sequence[Customer], tasks: Sequence[UpgradeTask]) -> Lacking:
+        """Return the names of the tasks that are lacking, by schema and module."""
+        wanted: dict[str, dict[str, bool]] = defaultdict(dict)
         for task in tasks:
-            wanted[task.module].append(task.name)
-        seen: Seen = {
-            customer.schema: {module: frozenset() for module in wanted}
-            for customer in customers
-            if not customer.has_upgrades
-        }
+            wanted[task.module][task.name] = True
+        everything = {module: frozenset(names) for module, names in wanted.items()}
+        lacking: Lacking = {customer.schema: dict(everything) for customer in customers}
         recorded = [customer.schema for customer in customers if customer.has_upgrades]
         if wanted and recorded:
             with self._context.connected() as connection:
                 for start in range(0, len(recorded), _BATCH_SIZE):
                     batch = recorded[start : start + _BATCH_SIZE]
-                    seen.update(_read_seen(connection, batch, json.dumps(wanted)))
-        return seen
+                    for schema, module, names in _read(connection, batch, json.dumps(wanted)):
+                        lacking[schema][module] = names
+        return lacking
 
 
 class _Progress:
@@ -189,9 +189,10 @@ class _Progress:
             self._on_result(result, self._number, self._total)
 
 
-def _read_seen(connection: Connection, schemas: Sequence[SchemaName], wanted: str) -> Seen:
+def _read(connection: Connection, schemas: Sequence[SchemaName], wanted: str) -> list[Lack]:
     try:
         with connection.begin():
+            run_script(connection, _sql_upgrades.PENDING_SETTINGS)
             statement = text(_sql_upgrades.pending(schemas))
             rows = connection.execute(statement, {"wanted": wanted}).all()
     except DBAPIError as exc:
@@ -201,21 +202,13 @@ def _read_seen(connection: Connection, schemas: Sequence[SchemaName], wanted: st
             raise foreign_table(schemas[0]) from exc
         # Which schema it is, the server does not tell.
         middle = len(schemas) // 2
-        first = _read_seen(connection, schemas[:middle], wanted)
-        return first | _read_seen(connection, schemas[middle:], wanted)
-    seen: Seen = defaultdict(dict)
-    for number, module, names in rows:
-        seen[schemas[number]][module] = frozenset(names)
-    return seen
+        first = _read(connection, schemas[:middle], wanted)
+        return first + _read(connection, schemas[middle:], wanted)
+    return [(schemas[number], module, frozenset(names)) for number, module, names in rows]
 
 
-def _status_of(schema: SchemaName, tasks: Sequence[UpgradeTask], seen: Seen) -> UpgradeStatus:
-    lacking = seen.get(schema, {})
-    return UpgradeStatus(
-        schema,
-        tuple(
-            task
-            for task in tasks
-            if task.module in lacking and task.name not in lacking[task.module]
-        ),
-    )
+def _status_of(
+    schema: SchemaName, tasks: Sequence[UpgradeTask], lacking: Lacking
+) -> UpgradeStatus:
+    names = lacking[schema]
+    return UpgradeStatus(schema, tuple(task for task in tasks if task.name in names[task.module]))

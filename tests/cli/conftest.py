@@ -78,7 +78,7 @@ class Project:
         kept = {name: value for name, value in os.environ.items() if "ONEGOV" not in name}
         return {
             **kept,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": str(ROOT),
             **more,
         }
 

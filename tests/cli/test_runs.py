@@ -211,6 +211,7 @@ def test_ctrl_c_undoes_a_single_command(migrated: Project, look: Look) -> None:
     assert migrated("list", "--names").out == "towns-bern\n"
 
 
+@pytest.mark.slow
 def test_slow_runs_tell_how_far_they_are(new_fleet: Callable[..., Project]) -> None:
     ended = new_fleet(4, "SELECT pg_sleep(0.5)").run("migrate", "-w", "1")
     assert re.search(r"^Migrating: \d of 4 schemas$", ended.err, re.MULTILINE)
@@ -319,6 +320,7 @@ def test_a_failed_replacement_puts_everything_back(migrated: Project, look: Look
     assert migrated("list", "--names").out == "towns-bern\n"
 
 
+@pytest.mark.slow
 def test_a_dump_travels_through_pipes(migrated: Project) -> None:
     migrated("create", "towns-bern")
     command = (
@@ -358,3 +360,50 @@ def test_the_demo_shows_it_all(bare_project: Project) -> None:
     assert "towns-basel  column residents.name" in ended.out
     assert "towns-bern is back" in ended.out
     assert ended.out.count("$ onegov-orm ") == 16
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("n", 1, 1), ("\x04", 1, 1)])
+def test_on_a_terminal_it_asks(migrated: Project, answer: str, code: int, left: int) -> None:
+    migrated("create", "towns-bern")
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    with migrated.process("drop", "towns-bern", "--purge", "--json", stdin=theirs) as process:
+        ended = finish(process)
+    os.close(ours)
+    os.close(theirs)
+    assert ended.code == code, ended.err
+    assert "Destroy for good: towns-bern (" in ended.err
+    assert ("Nothing was done" in ended.err) == bool(left)
+    assert len(migrated("list", "--names", "--json").data) == left
+
+
+def test_letters_are_no_reason_to_fail(migrated: Project) -> None:
+    migrated("create", "towns-zuerich")
+    migrated("note", "towns-zuerich", "Z\xfcrich")
+    for flags in (["--json"], []):
+        ended = subprocess.run(
+            [sys.executable, "-m", "onegov_orm", "list", *flags],
+            cwd=migrated.folder,
+            env=migrated.environment(PYTHONIOENCODING="ascii"),
+            capture_output=True,
+            encoding="ascii",
+            check=True,
+        )
+        assert "rich" in ended.stdout
+
+
+def test_closed_streams_are_no_reason_to_fail(migrated: Project) -> None:
+    migrated("create", "towns-bern")
+    command = f"{sys.executable} -m onegov_orm drop towns-bern --purge --yes <&- >&-"
+    subprocess.run(
+        command, shell=True, cwd=migrated.folder, env=migrated.environment(), check=True
+    )
+    assert migrated("list", "--json").data == []
+
+
+def test_nothing_chosen_is_not_everything(new_fleet: Callable[..., Project], look: Look) -> None:
+    fleet = new_fleet(2)
+    ended = fleet("migrate", "--exclude", "*")
+    assert ended.code == 0
+    assert "no schema in" in ended.out
+    assert not any(stands(fleet, look).values())

@@ -61,9 +61,7 @@ def kitchen(execute: Execute) -> Execute:
     return execute
 
 
-def test_a_clone_equals_its_original(
-    dsn: str, outside: Outside, new_manager: NewManager
-) -> None:
+def test_a_clone_equals_its_original(dsn: str, outside: Outside, new_manager: NewManager) -> None:
     execute, context = outside(dsn), context_of(new_manager, dsn)
     cook(execute, "towns-bern")
     rows = rows_of(execute, "towns-bern")
@@ -115,20 +113,30 @@ def test_sequences_go_on_where_the_original_stands(
     clone(context, "towns-bern", "a")
     # A connection keeps some numbers for itself.
     kitchen("DISCARD SEQUENCES")
-    for sequence in ('numbers', 'people_id_seq', 'people_serial_seq', '"Odd ""Seq"""', 'tree_id_seq'):
-        (own,), = kitchen(f"SELECT nextval('a.{sequence}')")
-        (original,), = kitchen(f"""SELECT nextval('"towns-bern".{sequence}')""")
+    for sequence in (
+        "numbers",
+        "people_id_seq",
+        "people_serial_seq",
+        '"Odd ""Seq"""',
+        "tree_id_seq",
+    ):
+        ((own,),) = kitchen(f"SELECT nextval('a.{sequence}')")
+        ((original,),) = kitchen(f"""SELECT nextval('"towns-bern".{sequence}')""")
         assert own == original
 
 
 def test_a_clone_without_data_knows_its_revision(execute: Execute, context: FleetContext) -> None:
-    make_customer(execute, "a", """
+    make_customer(
+        execute,
+        "a",
+        """
         CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
         INSERT INTO alembic_version VALUES ('abc');
         CREATE TABLE upgrades (module text); INSERT INTO upgrades VALUES ('towns');
         CREATE TABLE people (id serial); INSERT INTO people VALUES (DEFAULT);
         CREATE MATERIALIZED VIEW many AS SELECT count(*) FROM people;
-    """)
+    """,
+    )
     clone(context, "a", "b", data=False)
     assert rows_of(execute, "b") == {
         "alembic_version": ["(abc)"],
@@ -241,7 +249,10 @@ def test_what_names_the_original_is_refused(
 def test_names_that_only_look_like_the_schema_are_fine(
     execute: Execute, context: FleetContext
 ) -> None:
-    make_customer(execute, "a", r"""
+    make_customer(
+        execute,
+        "a",
+        r"""
         CREATE TABLE a (a integer, people text DEFAULT 'a', mail text DEFAULT 'a.b@example.org');
         CREATE TABLE people (a integer);
         INSERT INTO a VALUES (1), (2);
@@ -249,7 +260,8 @@ def test_names_that_only_look_like_the_schema_are_fine(
         CREATE FUNCTION mine() RETURNS text LANGUAGE plpgsql AS
             $$ BEGIN RETURN (SELECT a.mail FROM a WHERE a.mail <> 'a' LIMIT 1); END $$;
         CREATE INDEX on_a ON a ((a.people || 'a.')) WHERE a.people <> ' ON a.t USING ';
-    """)
+    """,
+    )
     clone(context, "a", "b")
     execute("DROP SCHEMA a CASCADE; SET search_path TO b")
     assert execute("SELECT mine()") == [("a.b@example.org",)]
@@ -290,9 +302,7 @@ def test_a_copy_that_differs_is_refused(
     assert "b" not in schemas_of(execute)
 
 
-def test_what_the_server_refuses_names_the_object(
-    execute: Execute, context: FleetContext
-) -> None:
+def test_what_the_server_refuses_names_the_object(execute: Execute, context: FleetContext) -> None:
     make_customer(execute, "a", "CREATE TABLE t (id integer); INSERT INTO t VALUES (-1)")
     execute("ALTER TABLE a.t ADD CONSTRAINT positive CHECK (id > 0) NOT VALID")
     # The rows are copied first, and what is not valid for them is not checked.
@@ -334,7 +344,10 @@ def test_about_as_many_locks_are_taken_as_expected(
 
 
 def test_writers_do_not_wait_and_the_snapshot_is_one(
-    execute: Execute, context: FleetContext, plain_dsn: str, outside: Outside,
+    execute: Execute,
+    context: FleetContext,
+    plain_dsn: str,
+    outside: Outside,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_customer(execute, "a", "CREATE TABLE t (id integer); INSERT INTO t VALUES (1)")
@@ -356,8 +369,10 @@ def test_what_holds_the_lock_of_the_original_is_waited_for(
 
     make_customer(execute, "a", "CREATE TABLE t (id integer)")
     other = outside(plain_dsn)
-    other(f"BEGIN; SELECT pg_advisory_xact_lock({lock_key('schema a')});"
-          "ALTER TABLE a.t ADD COLUMN later integer; INSERT INTO a.t VALUES (1, 2)")
+    other(
+        f"BEGIN; SELECT pg_advisory_xact_lock({lock_key('schema a')});"
+        "ALTER TABLE a.t ADD COLUMN later integer; INSERT INTO a.t VALUES (1, 2)"
+    )
     thread = threading.Thread(target=clone, args=(context, "a", "b"))
     thread.start()
     waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -377,13 +392,17 @@ def test_no_superuser_is_needed(
     databases: Any, database: str, outside: Outside, new_manager: NewManager, driver: str
 ) -> None:
     admin = outside(databases.server.dsn(database, tcp=False))
-    admin(PLAIN + f"GRANT CREATE ON DATABASE {database} TO plain;"
-          "GRANT USAGE ON SCHEMA extensions TO plain")
+    admin(
+        PLAIN + f"GRANT CREATE ON DATABASE {database} TO plain;"
+        "GRANT USAGE ON SCHEMA extensions TO plain"
+    )
     url = databases.server.dsn(database, driver=driver, tcp=False).replace("postgres@", "plain@")
     execute, context = outside(url), context_of(new_manager, url)
-    admin("CREATE SCHEMA shared AUTHORIZATION plain; CREATE TABLE shared.countries"
-          " (code text PRIMARY KEY, name text); ALTER TABLE shared.countries OWNER TO plain;"
-          "INSERT INTO shared.countries VALUES ('ch'), ('li')")
+    admin(
+        "CREATE SCHEMA shared AUTHORIZATION plain; CREATE TABLE shared.countries"
+        " (code text PRIMARY KEY, name text); ALTER TABLE shared.countries OWNER TO plain;"
+        "INSERT INTO shared.countries VALUES ('ch'), ('li')"
+    )
     admin(ROLES)
     cook(execute, "towns-bern")
     clone(context, "towns-bern", "a")
@@ -398,8 +417,12 @@ def test_rows_hidden_by_row_security_are_never_lost(
     execute(PLAIN + f"GRANT CREATE ON DATABASE {database} TO plain")
     url = plain_dsn.replace("postgres@", "plain@")
     plain, context = outside(url), context_of(new_manager, url)
-    make_customer(plain, "a", "CREATE TABLE t (id integer); INSERT INTO t VALUES (1), (2);"
-                  "ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (id = 1)")
+    make_customer(
+        plain,
+        "a",
+        "CREATE TABLE t (id integer); INSERT INTO t VALUES (1), (2);"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (id = 1)",
+    )
     clone(context, "a", "b")
     assert execute("SELECT id FROM b.t") == [(1,), (2,)]
     plain("ALTER TABLE a.t FORCE ROW LEVEL SECURITY")
@@ -415,13 +438,21 @@ def test_rows_hidden_by_row_security_are_never_lost(
 
 def test_owners_stay_where_they_may_be_set(execute: Execute, context: FleetContext) -> None:
     execute(PLAIN)
-    make_customer(execute, "a", "CREATE TABLE t (id serial PRIMARY KEY); CREATE TYPE c AS ENUM ();"
-                  "CREATE FUNCTION f() RETURNS integer LANGUAGE sql RETURN 1;"
-                  "ALTER TABLE t OWNER TO plain; ALTER TYPE c OWNER TO plain;"
-                  "ALTER FUNCTION f() OWNER TO plain; GRANT SELECT ON t TO PUBLIC")
+    make_customer(
+        execute,
+        "a",
+        "CREATE TABLE t (id serial PRIMARY KEY); CREATE TYPE c AS ENUM ();"
+        "CREATE FUNCTION f() RETURNS integer LANGUAGE sql RETURN 1;"
+        "ALTER TABLE t OWNER TO plain; ALTER TYPE c OWNER TO plain;"
+        "ALTER FUNCTION f() OWNER TO plain; GRANT SELECT ON t TO PUBLIC",
+    )
+    execute("ALTER SCHEMA a OWNER TO plain")
     clone(context, "a", "b")
-    owners = ("SELECT relowner::regrole::text FROM pg_class WHERE relnamespace = 'b'::regnamespace"
-              " UNION SELECT proowner::regrole::text FROM pg_proc WHERE pronamespace = 'b'::regnamespace")
+    owners = (
+        "SELECT relowner::regrole::text FROM pg_class WHERE relnamespace = 'b'::regnamespace"
+        " UNION SELECT proowner::regrole::text FROM pg_proc WHERE pronamespace = 'b'::regnamespace"
+        " UNION SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'b'"
+    )
     assert execute(owners) == [("plain",)]
     assert len(fingerprints_of(context, "a", "b")) == 1
 
@@ -430,22 +461,26 @@ def test_default_privileges_of_the_owner_do_not_widen_those_of_a_clone(
     execute: Execute, context: FleetContext
 ) -> None:
     execute(PLAIN)
-    make_customer(execute, "a", "CREATE TABLE t (id serial); CREATE TYPE c AS ENUM ();"
-                  "CREATE FUNCTION f() RETURNS integer LANGUAGE sql RETURN 1")
+    make_customer(
+        execute,
+        "a",
+        "CREATE TABLE t (id serial); CREATE TYPE c AS ENUM ();"
+        "CREATE FUNCTION f() RETURNS integer LANGUAGE sql RETURN 1",
+    )
     for kind in ("TABLES", "SEQUENCES", "FUNCTIONS", "TYPES"):
         execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO plain")
     clone(context, "a", "b")
-    readable = ("SELECT has_table_privilege('plain', 'b.t', 'SELECT'),"
-                " has_sequence_privilege('plain', 'b.t_id_seq', 'USAGE'),"
-                " has_function_privilege('plain', 'b.f()', 'EXECUTE')")
+    readable = (
+        "SELECT has_table_privilege('plain', 'b.t', 'SELECT'),"
+        " has_sequence_privilege('plain', 'b.t_id_seq', 'USAGE'),"
+        " has_function_privilege('plain', 'b.f()', 'EXECUTE')"
+    )
     assert execute(readable) == [(False, False, True)]
     for kind in ("TABLES", "SEQUENCES", "FUNCTIONS", "TYPES"):
         execute(f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM plain")
 
 
-def test_a_session_works_in_the_clone_at_once(
-    execute: Execute, context: FleetContext
-) -> None:
+def test_a_session_works_in_the_clone_at_once(execute: Execute, context: FleetContext) -> None:
     make_customer(execute, "a", "CREATE TABLE t (id integer); INSERT INTO t VALUES (1)")
     with pytest.raises(SchemaNotFound), context.manager.schema("b", create=False):
         pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event, Thread
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Index, Table
@@ -72,7 +74,8 @@ def test_equal_schemas(dsn, new_manager, outside):
     [
         ("ALTER TABLE pages RENAME TO sites; ALTER TABLE sites RENAME TO pages", *[None] * 4),
         ("DROP TABLE pages", "table", "pages", "", None),
-        ("ALTER TABLE documents DROP title", "column", "documents.title", "character varying", None),
+        ("ALTER TABLE documents DROP title", "column", "documents.title",
+         "character varying", None),
         ("ALTER TABLE documents ALTER title TYPE text", "column", "documents.title",
          "character varying", "text"),
         ("ALTER TABLE documents ALTER title SET NOT NULL", "column", "documents.title",
@@ -262,6 +265,41 @@ def test_a_role_that_may_make_nothing_and_see_some(
         assert "GRANT USAGE ON SCHEMA" in report.differences[0].message
     finally:
         execute("DROP OWNED BY looker; DROP ROLE looker")
+
+
+def test_behind_a_pooler(newest, new_pooler, new_manager, outside):
+    name = newest.create()
+    pooler = new_pooler(newest, default_pool_size=2)
+    context = fleet_of(new_manager(pooler.dsn(name), Base, pooler="external"), NAMES[:3])
+    run(newest.server.dsn(name, tcp=False), outside, "towns-bern", "DROP TABLE pages")
+    assert [each.name for each in check(context).differences] == ["pages"]
+    context.manager.dispose()
+    newest.drop(name)
+
+
+def test_while_schemas_come_go_and_change(fleet, common_dsn, outside):
+    """What is read one moment may be gone the next."""
+    execute, ended = outside(common_dsn), Event()
+
+    def disturb():
+        while not ended.is_set():
+            execute('ALTER SCHEMA "towns-bern" RENAME TO "towns-basel"')
+            execute('ALTER SCHEMA "towns-basel" RENAME TO "towns-bern"')
+            execute('CREATE VIEW "towns-chur".v AS SELECT id, owner FROM "towns-chur".documents')
+            execute('ALTER TABLE "towns-chur".pages ADD x integer DEFAULT 5; '
+                    'ALTER TABLE "towns-chur".pages DROP x')  # fmt: skip
+            execute('DROP VIEW "towns-chur".v')
+
+    thread = Thread(target=disturb)
+    thread.start()
+    try:
+        for _ in range(5):
+            report = check(fleet)
+            assert {each.schema for each in report.differences} <= {"towns-chur", "towns-bern"}
+    finally:
+        ended.set()
+        thread.join()
+    assert check(fleet).is_ok
 
 
 def test_no_connection_and_nothing_on_it_is_left(fleet):

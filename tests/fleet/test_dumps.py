@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +29,7 @@ from onegov_orm.fleet.dumps import dump, restore
 from onegov_orm.fleet.fingerprints import fingerprints
 from tests.conftest import Databases
 from tests.fleet.kitchen import (
+    ROLES,
     SHARED,
     Execute,
     context_of,
@@ -123,18 +124,25 @@ def test_newer_servers_restore_what_older_ones_dumped(
         contexts = {server: context_of(new_manager, dsn) for server, dsn in dsns.items()}
         cook(outside(dsns[older]), "a")
         rows = rows_of(outside(dsns[older]), "a")
-        outside(dsns[newest])(SHARED)
+        outside(dsns[newest])(SHARED + ROLES)
         restore(contexts[newest], io.BytesIO(dumped(contexts[older], "a")), "b")
         assert rows_of(outside(dsns[newest]), "b") == rows
 
         # And the other way round as far as the older one knows all of it.
-        make_customer(outside(dsns[newest]), "plain", "CREATE TABLE t (id serial PRIMARY KEY,"
-                      " n text NOT NULL); INSERT INTO t (n) VALUES ('x')")
+        make_customer(
+            outside(dsns[newest]),
+            "plain",
+            "CREATE TABLE t (id serial PRIMARY KEY,"
+            " n text NOT NULL); INSERT INTO t (n) VALUES ('x')",
+        )
         restore(contexts[older], io.BytesIO(dumped(contexts[newest], "plain")))
         assert outside(dsns[older])("SELECT id, n FROM plain.t") == [(1, "x")]
-        make_customer(outside(dsns[newest]), "new", "CREATE TABLE t (id integer,"
-                      " twice integer GENERATED ALWAYS AS (id * 2) VIRTUAL)")
-        with pytest.raises(CopyFailed, match=r"table t could .* this server is 1[4-7]"):
+        make_customer(
+            outside(dsns[newest]),
+            "new",
+            "CREATE TABLE t (id integer, twice integer GENERATED ALWAYS AS (id * 2) VIRTUAL)",
+        )
+        with pytest.raises(CopyFailed, match=r"(?s)table t could .* this server is 1[4-7]"):
             restore(contexts[older], io.BytesIO(dumped(contexts[newest], "new")))
         assert "new" not in schemas_of(outside(dsns[older]))
     finally:
@@ -233,9 +241,7 @@ def changing_manifest(**values: Any) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
-def test_a_dump_of_a_later_layout_says_what_to_do(
-    execute: Execute, context: FleetContext
-) -> None:
+def test_a_dump_of_a_later_layout_says_what_to_do(execute: Execute, context: FleetContext) -> None:
     make_customer(execute, "a")
     file = repacked(dumped(context, "a"), changing_manifest(version=2, library="9.9"))
     with pytest.raises(DumpDamaged, match=r"layout 2.*use the version 9\.9"):
@@ -277,8 +283,12 @@ def test_a_stream_can_be_written_and_not_read(execute: Execute, context: FleetCo
 def test_functions_that_name_the_schema_restore_under_its_name_only(
     execute: Execute, context: FleetContext
 ) -> None:
-    make_customer(execute, "a", "CREATE TABLE t (id integer); CREATE FUNCTION f() RETURNS bigint"
-                  " LANGUAGE sql AS 'SELECT count(*) FROM a.t'")
+    make_customer(
+        execute,
+        "a",
+        "CREATE TABLE t (id integer); CREATE FUNCTION f() RETURNS bigint"
+        " LANGUAGE sql AS 'SELECT count(*) FROM a.t'",
+    )
     data = dumped(context, "a")
     with pytest.raises(PointsBack, match=r"function f\(\)"):
         restore(context, io.BytesIO(data), "b")
@@ -303,24 +313,35 @@ def test_roles_that_do_not_exist_get_no_privileges(
     execute: Execute, context: FleetContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     execute("CREATE ROLE passing")
-    make_customer(execute, "a", "CREATE TABLE t (id integer); GRANT SELECT ON t TO passing, PUBLIC;"
-                  "ALTER TABLE t OWNER TO passing")
+    make_customer(
+        execute,
+        "a",
+        "CREATE TABLE t (id integer); GRANT SELECT ON t TO passing, PUBLIC;"
+        "ALTER TABLE t OWNER TO passing",
+    )
     data = dumped(context, "a")
     execute("DROP SCHEMA a CASCADE; DROP ROLE passing")
-    with caplog.at_level("WARNING"), pytest.raises(DumpDamaged, match="fingerprint"):
+    with caplog.at_level("WARNING"):
         restore(context, io.BytesIO(data))
     assert "passing" in caplog.text
+    assert execute("SELECT has_table_privilege('public', 'a.t', 'SELECT')") == [(True,)]
 
 
 def test_hidden_rows_are_never_left_out(
     execute: Execute, plain_dsn: str, outside: Outside, new_manager: NewManager, tmp_path: Path
 ) -> None:
     database = execute("SELECT current_database()")[0][0]
-    execute("DO $$ BEGIN CREATE ROLE plain LOGIN; EXCEPTION WHEN duplicate_object THEN NULL;"
-            f" END $$; GRANT CREATE ON DATABASE {database} TO plain")
+    execute(
+        "DO $$ BEGIN CREATE ROLE plain LOGIN; EXCEPTION WHEN duplicate_object THEN NULL;"
+        f" END $$; GRANT CREATE ON DATABASE {database} TO plain"
+    )
     url = plain_dsn.replace("postgres@", "plain@")
-    make_customer(outside(url), "a", "CREATE TABLE t (id integer); INSERT INTO t VALUES (1);"
-                  "ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY")
+    make_customer(
+        outside(url),
+        "a",
+        "CREATE TABLE t (id integer); INSERT INTO t VALUES (1);"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY",
+    )
     with pytest.raises(PermissionDenied, match="BYPASSRLS"):
         dump(context_of(new_manager, url), "a", tmp_path / "a.dump")
     assert not list(tmp_path.iterdir())
@@ -331,23 +352,37 @@ def test_too_many_locks_are_refused_beforehand(
 ) -> None:
     make_customer(execute, "a", "CREATE TABLE t (id integer PRIMARY KEY, t text)")
     data = dumped(context, "a")
-    monkeypatch.setattr(_sql_cloning, "LOCK_ROOM", "SELECT 1, 2")
+    monkeypatch.setattr(_sql_cloning, "LOCK_ROOM", "SELECT 1, 1")
     with pytest.raises(TooManyLocks):
         dump(context, "a", io.BytesIO())
     with pytest.raises(TooManyLocks):
         restore(context, io.BytesIO(data), "b")
 
 
-def test_memory_stays_flat(dsn: str, outside: Outside, new_manager: NewManager, tmp_path: Path) -> None:
+def peak_kilobytes() -> int:
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux")
+def test_memory_stays_flat(
+    dsn: str, outside: Outside, new_manager: NewManager, tmp_path: Path
+) -> None:
     execute, context = outside(dsn), context_of(new_manager, dsn)
-    make_customer(execute, "a", "CREATE TABLE t (id integer, t text); INSERT INTO t"
-                  " SELECT n, repeat(md5(n::text), 32) FROM generate_series(1, 30000) AS n")
+    make_customer(
+        execute,
+        "a",
+        "CREATE TABLE t (id integer, t text); INSERT INTO t"
+        " SELECT n, repeat(md5(n::text), 32) FROM generate_series(1, 30000) AS n",
+    )
     path = tmp_path / "a.dump"
     dump(context, "a", io.BytesIO())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Resets the peak, which would otherwise be that of some test before.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_kilobytes()
     dump(context, "a", path)
     restore(context, path, "b")
-    grown_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown_kilobytes < 10_000
+    assert peak_kilobytes() - before < 10_000
     checked = "SELECT md5(string_agg(t::text, '' ORDER BY id)) FROM {}.t AS t"
     assert execute(checked.format("a")) == execute(checked.format("b"))

@@ -13,8 +13,7 @@ from sqlalchemy.dialects import postgresql
 
 from onegov_orm.errors import MigrationError
 from onegov_orm.fleet._context import FleetContext
-from onegov_orm.fleet._migration_init import init_environment
-from onegov_orm.fleet.migrations import Migrations
+from onegov_orm.fleet.migrations import Migrations, init_environment
 from onegov_orm.names import hidden_kind
 from tests.fleet.migrating import Towns
 from tests.provisioning import add_table, base_of
@@ -223,3 +222,40 @@ def test_types_of_the_models_are_rendered(towns, compare):
     )
     [path] = towns.migrations.revision("types")
     assert "HSTORE" in path.read_text()
+
+
+def test_the_text_of_scripts_tells_what_alembic_tells(towns):
+    from onegov_orm._stamp import quick_heads
+
+    add = towns.environment.add
+    folder = towns.environment.folder
+    assert quick_heads(folder) == frozenset()
+    add("one", None)
+    add("left", "one", label="leftish")
+    add("right", "one")
+    add("other", None, depends_on="right")
+    assert quick_heads(folder) == set(towns.migrations.heads()) == {"left", "other"}
+    add("merge", ("left", "right"), depends_on=("other",))
+    assert quick_heads(folder) == set(towns.migrations.heads()) == {"merge"}
+    add("more", "merge", depends_on="leftish")
+    assert quick_heads(folder) is None
+    assert towns.migrations.heads() == ("more",)
+
+
+def test_what_only_running_a_script_tells(towns):
+    from onegov_orm._stamp import quick_heads
+
+    towns.environment.add("one", None)
+    path = towns.environment.folder / "versions" / "one.py"
+    path.write_text(path.read_text().replace("'one'", "'o' + 'ne'"))
+    assert quick_heads(towns.environment.folder) is None
+    assert towns.migrations.heads() == ("one",)
+
+
+def test_new_schemas_get_revisions_that_are_written_later(towns, new_manager):
+    towns.environment.add("one", None)
+    manager = new_manager(towns.dsn, towns.manager.bases[0], migrations=towns.environment.folder)
+    manager.ensure_schema_exists("towns-a")
+    towns.environment.add("two", "one")
+    manager.ensure_schema_exists("towns-b")
+    assert (towns.versions("towns-a"), towns.versions("towns-b")) == (["one"], ["two"])

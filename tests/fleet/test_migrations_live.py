@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from onegov_orm.fleet import _migration_process
+from onegov_orm.fleet._context import FleetContext
 from onegov_orm.fleet._migration_process import ProcessWorker, first_message
 from onegov_orm.fleet.migrations import Migrations
 from onegov_orm.fleet.runner import Outcome, RunOptions, Stopper
@@ -350,3 +351,47 @@ def test_kills_at_random_moments_leave_every_schema_whole(towns):
             assert is_done or is_new
     assert eventually(lambda: towns.migrations.migrate(options=TWO_PROCESSES).is_ok)
     assert {tuple(towns.versions(schema)) for schema in names(30)} == {("two",)}
+
+
+def test_a_transaction_for_each_revision(towns):
+    towns.create("towns-00")
+    towns.environment.configure(", transaction_per_migration=True")
+    towns.environment.add("one", None, 'op.add_column("residents", sa.Column("a", sa.Integer))')
+    towns.environment.add("two", "one", 'op.drop_column("residents", "nothing")')
+    [result] = towns.migrations.migrate().results
+    assert result.error.endswith("(in revision two)")
+    assert towns.versions("towns-00") == ["one"]
+    towns.environment.add("two", "one", 'op.drop_column("residents", "age")')
+    assert towns.migrations.migrate().is_ok
+    assert towns.versions("towns-00") == ["two"]
+    assert towns.context.customer("towns-00").mark.migrated is not None
+
+
+def test_hooks_of_the_application_are_called(towns):
+    towns.create("towns-00")
+    hook = "def hook(ctx, step, heads, run_args):\n"
+    hook += "    ctx.connection.exec_driver_sql('UPDATE residents SET age = 42')\n"
+    towns.environment.configure(", on_version_apply=hook", hook)
+    towns.environment.add("one", None)
+    assert towns.migrations.migrate().is_ok
+    assert towns.column("towns-00", "age") == [42]
+
+
+def test_behind_a_pooler(newest, new_pooler, new_manager, outside, tmp_path):
+    name = newest.create()
+    direct = newest.server.dsn(name, tcp=False)
+    pooler = new_pooler(newest, default_pool_size=2)
+    towns = Towns(direct, new_manager, outside(direct), tmp_path / "migrations")
+    towns.create(*names(2))
+    towns.manager.dispose()
+    manager = new_manager(pooler.dsn(name), towns.manager.bases[0], pooler="external")
+    migrations = Migrations(FleetContext(manager), towns.environment.folder)
+    towns.environment.add("one", None, 'op.add_column("residents", sa.Column("a", sa.Integer))')
+    assert migrations.migrate().is_ok
+    towns.environment.add("two", "one", LIVE)
+    assert migrations.migrate(options=RunOptions(workers=1)).is_ok
+    assert towns.column("towns-01", "seen") == ["towns-01"]
+    towns.environment.add("three", "two", CONCURRENTLY)
+    report = migrations.migrate(options=RunOptions(workers=1))
+    assert all("PoolerRestriction" in result.error for result in report.results)
+    assert towns.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []

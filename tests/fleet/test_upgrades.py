@@ -135,8 +135,9 @@ def test_nothing_is_sent_to_schemas_with_nothing_pending(town: Town) -> None:
     sent = sent_by(town.mgr)
     seen: list[tuple[Result, int, int]] = []
     report = upgrades.upgrade(on_result=lambda *arguments: seen.append(arguments))
-    # One question for the customers, and one for all their states.
-    assert len(sent) == 2
+    # One question for the customers, and one for all their states, which is not compiled.
+    assert len(sent) == 3
+    assert "jit" in sent[1]
     assert report.is_ok
     assert [(number, total) for _result, number, total in seen] == [(1, 2), (2, 2)]
 
@@ -415,6 +416,7 @@ def test_a_task_that_ends_the_transaction_fails(town: Town, end: Any) -> None:
     assert result.outcome is Outcome.FAILED, result
     assert '"a:1" failed' in result.error
     assert len(upgrades.status([TWO[0]])[0].pending) == 2
+    assert town.titles(TWO[0]) == [None]
 
 
 def test_the_sessions_commit_is_a_flush(town: Town) -> None:

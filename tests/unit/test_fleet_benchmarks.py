@@ -63,6 +63,7 @@ def test_a_program_tells_what_it_took(tmp_path):
     usage = run_program([sys.executable, "-c", code], tmp_path)
     assert usage.output == "done\n"
     assert usage.seconds >= 0.6
+    assert 0 < usage.processor_seconds < 2
     assert 60 < usage.largest_mb < 90
     if memory_of(os.getpid()) is not None:
         assert 55 < usage.all_mb < 90
@@ -107,9 +108,9 @@ def test_sizes_are_those_of_a_full_run_unless_given():
 
 
 def report() -> FleetReport:
-    ours = Row(OURS, ONE, ONE, ONE, 50, 0, inside=ONE)
-    loop = replace(ours, contestant=LOOP, inside=None, all_mb=60)
-    sampled = replace(loop, contestant="processes", sampled=15)
+    ours = Row(OURS, ONE, ONE, ONE, ONE, 50, 0, inside=ONE, inside_ratio=ONE)
+    loop = replace(ours, contestant=LOOP, all_mb=60)
+    sampled = replace(loop, contestant="processes", inside=None, sampled=15)
     served = [Served("a way", 9, ONE, ONE, 3.0, None, connection) for connection in (50, 1)]
     return FleetReport(
         {"Python": "3.11"},
@@ -128,10 +129,10 @@ def test_each_row_has_as_many_cells_as_the_header():
 
 def test_report_says_what_is_extrapolated_and_what_is_unknown():
     [migrations] = [grid for grid in grids(report()) if NEW in grid.title]
-    ours, inside, loop, sampled = migrations.rows
+    ours, inside, loop, _, sampled = migrations.rows
     assert ours[-1] == "?"
     assert inside[1] == "1.50 [1.00, 2.00]"
-    assert loop[3] == ""
+    assert loop[4] == ""
     assert sampled[0] == "processes (from 15)"
 
 

@@ -48,6 +48,9 @@ class Fleet:
 
     :param migrations: the folder of the Alembic environment; by default the manager's.
     :param upgrades: modules with upgrade tasks, or their names; by default the manager's.
+    :param manager_path: where processes can import the manager from, such as ``app.db:mgr``:
+        needed where Alembic runs in several of them, and the engine was configured with more
+        than plain data, or has listeners.
 
     The fleet is what carries the library's mark in the database. What runs over schemas takes
     ``schemas`` (their names; None: all customers), `RunOptions`, a function that is called
@@ -61,8 +64,10 @@ class Fleet:
         *,
         migrations: str | os.PathLike[str] | None = None,
         upgrades: Iterable[str | ModuleType] | None = None,
+        manager_path: str | None = None,
     ) -> None:
         self.context = FleetContext(mgr)
+        self._manager_path = manager_path
         self.manager = mgr
         self._folder = mgr.migrations if migrations is None else migrations
         self._modules = mgr.upgrades if upgrades is None else upgrades
@@ -240,7 +245,7 @@ class Fleet:
         # Needs Alembic, which who has no migrations may not have.
         from onegov_orm.fleet.migrations import Migrations
 
-        return Migrations(self.context, self._folder)
+        return Migrations(self.context, self._folder, manager_path=self._manager_path)
 
     def status(self, schemas: Iterable[str] | None = None) -> Status:
         """Return the revisions of each schema, and what is pending; asks the server once."""

@@ -127,7 +127,7 @@ def first_message(
     """
     provisioner = manager.provisioner
     options = {
-        "engine_config": getattr(manager, "engine_config", {}),
+        "engine_config": manager.engine_config,
         "extensions_schema": provisioner.extensions_schema,
         "shared_schema": provisioner.shared_schema,
         "reserved": sorted(manager.reserved),

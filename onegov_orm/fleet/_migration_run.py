@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from onegov_orm.fleet._migration_scripts import Scripts
     from onegov_orm.names import SchemaName
 
+#: A process of Alembic's takes as long to start as it takes for some twenty schemas.
+SCHEMAS_PER_PROCESS: Final = 25
+
 #: How often a schema is looked at again that others are changing at the same time.
 _LOOKS: Final = 5
 
@@ -80,6 +83,7 @@ class MigrationRun:
         counter = _Counter(on_result, len(standings))
         for result in finished:
             counter(result, 0, 0)
+        options = self._adapted(options, due)
         message = self._first_message(options, due)
 
         def make_worker() -> Worker:
@@ -110,6 +114,19 @@ class MigrationRun:
         if errors and len(errors) == len(self.standings):
             raise errors[0]
         return finished, due
+
+    def _adapted(self, options: RunOptions, due: list[SchemaName]) -> RunOptions:
+        """Return the options with fewer workers, where more would cost more than they do."""
+        if not any(self._is_live(schema) for schema in due):
+            return options
+        worthwhile = -(-len(due) // SCHEMAS_PER_PROCESS)
+        return replace(options, workers=max(1, min(options.workers, worthwhile)))
+
+    def _is_live(self, schema: SchemaName) -> bool:
+        try:
+            return self.planner.move(self.standings[schema].versions).recorded is None
+        except MigrationError:
+            return False
 
     def _first_message(self, options: RunOptions, due: list[SchemaName]) -> dict[str, Any] | None:
         """Return what processes are told, None where one schema at a time is migrated anyway."""

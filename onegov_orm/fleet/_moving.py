@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 #: How long others are waited for.
 LOCK_TIMEOUT_SECONDS: Final = 10.0
 
-_LOCK_NOT_AVAILABLE: Final = "55P03"
+#: ``lock_not_available``, and ``deadlock_detected``: two wait for each other.
+_BUSY: Final = ("55P03", "40P01")
 _DENIED: Final = "42501"
 #: ``duplicate_schema``, and ``unique_violation`` for one that is being made right now.
 _DUPLICATES: Final = ("42P06", "23505")
@@ -53,7 +54,7 @@ def working_on(
                 lock(connection, f"schema {schema}")
             yield connection
     except DBAPIError as exc:
-        if sqlstate(exc) == _LOCK_NOT_AVAILABLE:
+        if sqlstate(exc) in _BUSY:
             raise SchemaBusy(schemas[0], _holders(context, *schemas)) from exc
         if sqlstate(exc) == _DENIED:
             role = context.engine.url.username or "the application's role"

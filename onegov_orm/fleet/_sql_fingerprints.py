@@ -6,9 +6,6 @@ path is moved to each schema while its objects are described, in one statement f
 and is what it was again at the statement's end.
 """
 
-# What is put together here are constants of these modules; see the parameters for the rest.
-# ruff: noqa: S608
-
 from __future__ import annotations
 
 from typing import Final

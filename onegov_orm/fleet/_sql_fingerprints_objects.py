@@ -5,9 +5,6 @@ leaves the schema's name away; see `_sql_fingerprints`. What the server prints w
 any case is put together here.
 """
 
-# What is put together here are constants of these modules; see the parameters for the rest.
-# ruff: noqa: S608
-
 from __future__ import annotations
 
 from typing import Final

@@ -1,8 +1,5 @@
 """What is told about the objects of a schema that hang on no table: functions and the like."""
 
-# What is put together here are constants of these modules; see the parameters for the rest.
-# ruff: noqa: S608
-
 from __future__ import annotations
 
 from typing import Final

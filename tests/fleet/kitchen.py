@@ -45,7 +45,8 @@ CREATE TYPE colors AS RANGE (subtype = color);
 """
 
 FUNCTIONS = r'''
-CREATE SEQUENCE numbers AS integer INCREMENT BY -3 MINVALUE -1000 MAXVALUE 50 START 40 CACHE 2 CYCLE;
+CREATE SEQUENCE numbers AS integer INCREMENT BY -3 MINVALUE -1000 MAXVALUE 50
+    START 40 CACHE 2 CYCLE;
 CREATE SEQUENCE "Odd ""Seq""" START 7;
 CREATE FUNCTION whose() RETURNS text LANGUAGE sql STABLE AS 'SELECT current_schema()::text';
 CREATE FUNCTION shout(value text, INOUT times integer DEFAULT 1, VARIADIC rest text[] DEFAULT '{}')
@@ -120,7 +121,8 @@ CREATE TABLE tree (
     parent_id integer REFERENCES tree ON DELETE CASCADE DEFERRABLE,
     person_id integer
 );
-ALTER TABLE tree ADD CONSTRAINT tree_person FOREIGN KEY (person_id) REFERENCES people (id) NOT VALID;
+ALTER TABLE tree ADD CONSTRAINT tree_person FOREIGN KEY (person_id)
+    REFERENCES people (id) NOT VALID;
 CREATE UNLOGGED TABLE "Weird ""Table"" %s :name" ("a.b" integer, "select" text, "%s" text);
 CREATE TABLE pg_class (relname text, id integer);
 CREATE TABLE nothing ();
@@ -132,10 +134,11 @@ CREATE TABLE dogs (breed text NOT NULL, CONSTRAINT own CHECK (breed <> '')) INHE
 ALTER TABLE dogs ALTER COLUMN name SET DEFAULT 'Bello';
 ALTER TABLE dogs ALTER COLUMN id SET DEFAULT 7;
 
-CREATE TABLE events (id bigint NOT NULL, day date NOT NULL, color color, owner text DEFAULT whose(),
-    PRIMARY KEY (id, day), CHECK (id > 0)) PARTITION BY RANGE (day);
+CREATE TABLE events (id bigint NOT NULL, day date NOT NULL, color color,
+    owner text DEFAULT whose(), PRIMARY KEY (id, day), CHECK (id > 0)) PARTITION BY RANGE (day);
 CREATE TABLE events_old PARTITION OF events FOR VALUES FROM (MINVALUE) TO ('2020-01-01');
-CREATE TABLE events_new (note text, day date NOT NULL, id bigint NOT NULL, color color, owner text);
+CREATE TABLE events_new (note text, day date NOT NULL, id bigint NOT NULL, color color,
+    owner text);
 ALTER TABLE events_new DROP COLUMN note;
 ALTER TABLE events_new ADD CONSTRAINT events_id_check CHECK (id > 0);
 ALTER TABLE events ATTACH PARTITION events_new FOR VALUES FROM ('2020-01-01') TO (MAXVALUE);
@@ -251,9 +254,12 @@ INSERT INTO people (name, color, palette, shade, home, homes, plz, span, spans, 
     VALUES ('Ada', 'it''s "blue"', '{red,NULL,"back\\slash"}', 'green',
         ROW('Street "1", a\b', '8001', 'red', '2020-01-01 00:00+02'),
         ARRAY[ROW('x', '1', NULL, NULL)::address, NULL], '8002', '[1.1,2.2)', '{[1,2),[3,4)}',
-        '[a,b)', '[red,green]', 12.345, '[2020-01-01, 2021-01-01)', '\x00ff0a5c', 'li', E'tab\t\\N\n'),
-    ('Eve', NULL, NULL, NULL, NULL, NULL, '1', NULL, NULL, NULL, NULL, 'NaN', NULL, '', 'ch', ''),
-    ('Zoë ☃', DEFAULT, DEFAULT, NULL, ROW(NULL, '2', NULL, NULL), '{}', '3', 'empty', '{}', 'empty',
+        '[a,b)', '[red,green]', 12.345,
+        '[2020-01-01, 2021-01-01)', '\x00ff0a5c', 'li', E'tab\t\\N\n'),
+    ('Eve', NULL, NULL, NULL, NULL, NULL, '1',
+        NULL, NULL, NULL, NULL, 'NaN', NULL, '', 'ch', ''),
+    ('Zoë ☃', DEFAULT, DEFAULT, NULL, ROW(NULL, '2', NULL, NULL), '{}', '3', 'empty', '{}',
+        'empty',
         '(,)', 0, NULL, NULL, 'ch', NULL);
 INSERT INTO tree (person_id) VALUES (100), (NULL);
 INSERT INTO tree (parent_id) SELECT id FROM tree LIMIT 1;

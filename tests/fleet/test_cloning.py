@@ -186,17 +186,17 @@ def test_what_is_refused(
         ("CREATE COLLATION german (provider = libc, locale = 'C')", "german"),
         ("CREATE TEXT SEARCH CONFIGURATION words (copy = pg_catalog.simple)", "words"),
         ("CREATE TEXT SEARCH DICTIONARY nouns (template = pg_catalog.simple)", "nouns"),
-        ("CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;"
-         "CREATE FOREIGN TABLE far (a integer) SERVER s", "far"),
+        (("CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;"
+         "CREATE FOREIGN TABLE far (a integer) SERVER s"), "far"),
         ("CREATE TYPE shell", "shell"),
         ("CREATE EXTENSION citext", "citext"),
-        ("CREATE TYPE pair AS (a integer); CREATE FUNCTION as_text(pair) RETURNS text LANGUAGE sql"
-         " RETURN ($1).a::text; CREATE CAST (pair AS text) WITH FUNCTION as_text(pair)", "pair"),
+        (("CREATE TYPE pair AS (a integer); CREATE FUNCTION as_text(pair) RETURNS text LANGUAGE sql"  # noqa: E501
+         " RETURN ($1).a::text; CREATE CAST (pair AS text) WITH FUNCTION as_text(pair)"), "pair"),
         ("CREATE CONVERSION mine FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8", "mine"),
-        ("CREATE TABLE parent (a integer); CREATE TABLE child (b integer) INHERITS (parent);"
-         "ALTER TABLE parent ADD COLUMN c integer", "child"),
-        ("CREATE TABLE p (a integer) PARTITION BY LIST (a);"
-         "CREATE TABLE public.part PARTITION OF p FOR VALUES IN (1)", "part"),
+        (("CREATE TABLE parent (a integer); CREATE TABLE child (b integer) INHERITS (parent);"
+         "ALTER TABLE parent ADD COLUMN c integer"), "child"),
+        (("CREATE TABLE p (a integer) PARTITION BY LIST (a);"
+         "CREATE TABLE public.part PARTITION OF p FOR VALUES IN (1)"), "part"),
     ],
 )  # fmt: skip
 def test_what_would_be_lost_is_refused(
@@ -211,7 +211,7 @@ def test_what_would_be_lost_is_refused(
 
 
 BACK_POINTING = [
-    """CREATE FUNCTION f() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM {quoted}.people'""",
+    """CREATE FUNCTION f() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM {quoted}.people'""",  # noqa: E501
     """CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
         EXECUTE format('DELETE FROM %I.%I', '{name}', 'people'); END $$""",
     """CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN

@@ -224,7 +224,8 @@ MUTATIONS = [
     # views
     (
         (
-            'CREATE OR REPLACE VIEW titles AS SELECT documents.id, documents."Title", parents.shade'
+            "CREATE OR REPLACE VIEW titles AS"
+            ' SELECT documents.id, documents."Title", parents.shade'
             " FROM documents JOIN parents ON parents.id = documents.parent_id"
         ),
         "~ view titles",

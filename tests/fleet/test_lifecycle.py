@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 
 import pytest
+from psycopg2.errors import DeadlockDetected
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 
@@ -184,6 +186,36 @@ def test_a_schema_with_more_tables_than_locks_is_only_looked_at(context, monkeyp
             lifecycle.rename(context, BERN, BASEL)
     lifecycle.rename(context, BERN, BASEL)
     assert owners(context, BASEL) == [BERN]
+
+
+def test_who_waits_in_a_circle_is_told_that_others_work(context, execute, monkeypatch):
+    monkeypatch.setattr("onegov_orm.fleet._moving.LOCK_TIMEOUT_SECONDS", 5)
+    settle(context, BERN)
+    # The tables are locked in the order in which they were made.
+    execute(f'BEGIN; SELECT FROM "{BERN}".persons')
+    errors = []
+
+    def rename():
+        try:
+            lifecycle.rename(context, BERN, BASEL)
+        except SchemaBusy as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=rename)
+    thread.start()
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with context.connected() as connection:
+        while connection.exec_driver_sql(waiting).scalar() == 0:
+            time.sleep(0.01)
+    try:
+        execute(f'SELECT FROM "{BERN}".documents')
+    except DeadlockDetected:
+        assert not errors
+    else:
+        thread.join(10)
+        assert len(errors) == 1
+    execute("ROLLBACK")
+    thread.join(10)
 
 
 def test_a_step_in_the_schema_is_waited_for(context):

@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
-from onegov_orm.fleet import _migration_process
+from onegov_orm.fleet import _migration_process, _migration_run
 from onegov_orm.fleet._context import FleetContext
 from onegov_orm.fleet._migration_process import ProcessWorker, first_message
 from onegov_orm.fleet.migrations import Migrations
@@ -23,6 +23,13 @@ from onegov_orm.fleet.runner import Outcome, RunOptions, Stopper
 from tests.fleet.migrating import Towns, names, outcomes
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def processes(monkeypatch):
+    """Have processes at work where it is not worth it: the tests have few schemas."""
+    monkeypatch.setattr(_migration_run, "SCHEMAS_PER_PROCESS", 1)
+
 
 LIVE = """
 [owner] = op.get_bind().execute(sa.text("SELECT max(owner) FROM residents")).scalars()

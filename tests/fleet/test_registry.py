@@ -89,7 +89,7 @@ def test_a_new_schema_is_marked_and_an_old_comment_becomes_the_note(fleet, execu
 
 
 def test_a_schema_that_had_tables_is_not_taken_over(fleet, execute):
-    execute('CREATE SCHEMA "towns-old"; CREATE TABLE "towns-old".documents (id int)')
+    execute('CREATE SCHEMA "towns-old"; CREATE TABLE "towns-old".items (id int)')
     fleet.manager.ensure_schema_exists("towns-old")
     with pytest.raises(ForeignSchema):
         fleet.customer("towns-old")

@@ -1,0 +1,32 @@
+"""Scripts that are known to be harmless are not read again, with any driver."""
+
+from __future__ import annotations
+
+import pytest
+
+from onegov_orm import _ddl, _statements
+from onegov_orm.fleet._context import FleetContext
+from tests.models import Base
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Collect the texts that are read."""
+    texts = []
+    monkeypatch.setattr(_statements, "_cached", lambda text: texts.append(text) or NONE)
+    return texts
+
+
+NONE = _statements.Effects.NONE
+SCRIPT = ["CREATE TABLE words (\"end\" text DEFAULT 'search_path')", "DROP TABLE words"]
+
+
+@pytest.mark.parametrize("is_harmless", [True, False])
+def test_a_harmless_script_is_not_read(new_manager, dsn, read, is_harmless):
+    mgr = new_manager(dsn, Base)
+    mgr.ensure_schema_exists("towns-bern")
+    context = FleetContext(mgr)
+    with context.connected("towns-bern") as connection, connection.begin():
+        read.clear()
+        _ddl.run_script(connection, SCRIPT, is_harmless=is_harmless)
+        assert [text for text in read if "words" in text] == [] if is_harmless else read

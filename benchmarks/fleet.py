@@ -39,7 +39,7 @@ SETTINGS: Final = {
 _MORE_SETTINGS: Final = ("full_page_writes", "max_wal_size", "max_locks_per_transaction")
 
 #: How wide tables are in a file.
-_WIDTH: Final = 130
+_WIDTH: Final = 140
 
 #: What each size is by default, and with --quick.
 _FULL: Final[dict[str, object]] = {

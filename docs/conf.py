@@ -25,12 +25,14 @@ nitpicky = True
 # What SQLAlchemy, blinker and the standard library have is documented elsewhere, and a build
 # must not depend on the network to look there.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(sqlalchemy|blinker|collections|contextlib|os|pathlib|types|typing)\..*"),
+    (r"py:.*", r"(sqlalchemy|blinker|collections|contextlib|datetime|os|pathlib|types|typing)\..*"),
+    (r"py:.*", r"(threading\.Event|datetime|timedelta|MetaData|ModuleType|Operations)"),
     (r"py:.*", r"(Any|Callable|Collection|Final|Iterator|Literal|Mapping|Self|Sequence)(\[.*)?"),
     (r"py:.*", r"(AbstractContextManager|Connection|Engine|Path|PathLike|Session|Signal|URL)"),
     (r"py:.*", r"(TracebackType|DeclarativeBase|Hook|IdentityKey|IsolationLevel|StopMode)"),
     # What the library itself has, but for its own use.
-    (r"py:.*", r"(Binaries|Holder|onegov_orm\.(_|typing\.|\w+\.[A-Z]$).*)"),
+    (r"py:.*", r"(Binaries|Check|FleetContext|Holder|Modules|OnProgress|OnResult|Step)"),
+    (r"py:.*", r"onegov_orm\.(_|typing\.|([a-z]+\.)+[A-Z]$).*"),
 ]
 
 autodoc_member_order = "bysource"

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Customer:
     """A schema of the fleet: its name, its mark, and which tables of the library's it has.
 
-    ``comment`` is what the mark was read from, ``has_versions`` tells whether Alembic's table is there, ``has_upgrades`` whether that of
-    the upgrade tasks is.
+    ``comment`` is what the mark was read from. ``has_versions`` tells whether Alembic's table
+    is there, ``has_upgrades`` whether that of the upgrade tasks is.
     """
 
     schema: SchemaName

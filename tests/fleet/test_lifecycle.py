@@ -373,9 +373,9 @@ def test_a_suspended_customer_is_refused(context):
     lifecycle.suspend(context, BERN, "unpaid")
     assert context.customer(BERN).mark.note == "unpaid"
     for options in ({}, {"create": False}, {"readonly": True}):
-        with pytest.raises(SchemaSuspended, match="resume"):
-            with context.manager.schema(BERN, **options) as session:
-                session.scalars(select(Document)).all()
+        refused = pytest.raises(SchemaSuspended, match="resume")
+        with refused, context.manager.schema(BERN, **options) as session:
+            session.scalars(select(Document)).all()
     lifecycle.resume(context, BERN)
     assert owners(context, BERN) == [BERN]
     assert context.customer(BERN).mark.note == "unpaid"

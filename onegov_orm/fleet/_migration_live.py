@@ -1,7 +1,7 @@
 """Has Alembic run revisions in one schema, on a connection of its own, under the schema's lock.
 
-The lock belongs to the connection and not to a transaction: a revision with an
-``autocommit_block`` commits in the middle.
+The lock belongs to the transaction, and to the connection as soon as a revision commits in the
+middle, with an ``autocommit_block``.
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ class LiveWorker:
         """Run what is due, and return what there is to say; raises `Skipped`."""
         with self._context.connected(schema, lock_timeout_seconds=self._timeout) as connection:
             self._driver = connection.connection.dbapi_connection
+            session_lock = SessionLock(connection, schema)
             try:
-                with _locked(connection, schema) as is_locked, ALEMBIC, translated():
-                    return self._run(connection, schema, is_locked)
+                with ALEMBIC, translated():
+                    return self._run(connection, schema, session_lock)
             finally:
+                session_lock.release()
                 self._driver = None
 
     def interrupt(self) -> None:
@@ -74,7 +76,7 @@ class LiveWorker:
     def close(self) -> None:
         """Do nothing: the connections are the pool's."""
 
-    def _run(self, connection: Connection, schema: SchemaName, is_locked: bool) -> str:
+    def _run(self, connection: Connection, schema: SchemaName, session_lock: SessionLock) -> str:
         run = _Run(self._scripts, self._goal)
         config = configuration(self._scripts.folder, schema=str(schema))
         environment = EnvironmentContext(config, self._scripts.directory, fn=run.steps)
@@ -85,12 +87,14 @@ class LiveWorker:
             "version_table_schema": str(schema),
         }
         options["on_version_apply"] = [*_hooks(options), run.on_version_apply]
+        if options.get("transaction_per_migration"):
+            session_lock.take()
         with environment:
             environment.configure(**options)
             context = environment.get_context()
-            watch_autocommit(context, schema)
+            watch_autocommit(context, schema, session_lock)
             with environment.begin_transaction():
-                if not is_locked:
+                if not session_lock.is_held:
                     lock(connection, f"schema {schema}")
                 with Operations.context(context), run.watching():
                     context.run_migrations()
@@ -151,12 +155,17 @@ def note_migration(connection: Connection, schema: str) -> None:
             write_mark(connection, schema, replace(mark, migrated=now()))
 
 
-def watch_autocommit(context: Any, schema: str) -> None:
-    """Have what an interrupted concurrent build left behind dropped before it is tried again."""
+def watch_autocommit(context: Any, schema: str, session_lock: SessionLock | None = None) -> None:
+    """Have what an interrupted concurrent build left behind dropped before it is tried again.
+
+    The lock that ends with the transaction is replaced by one that does not.
+    """
     original = context.autocommit_block
 
     @contextmanager
     def autocommit_block() -> Iterator[None]:
+        if session_lock is not None and not session_lock.is_held:
+            session_lock.take_inside()
         with original():
             drop_invalid_indexes(context.connection, schema)
             yield
@@ -172,30 +181,35 @@ def drop_invalid_indexes(connection: Connection, schema: str) -> None:
         connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
 
 
-@contextmanager
-def _locked(connection: Connection, schema: str) -> Iterator[bool]:
-    """Hold the schema's lock for the block; yields False where only a transaction can hold it."""
-    key = {"key": lock_key(f"schema {schema}")}
-    try:
-        with connection.begin():
-            connection.execute(text(_sql_migrations.SESSION_LOCK), key)
-    except PoolerRestriction:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        _unlock(connection, key)
+class SessionLock:
+    """The schema's lock as one that outlives transactions, if it is needed."""
 
+    def __init__(self, connection: Connection, schema: str) -> None:
+        self._connection = connection
+        self._key = {"key": lock_key(f"schema {schema}")}
+        self.is_held = False
 
-def _unlock(connection: Connection, key: Mapping[str, int]) -> None:
-    try:
-        connection.rollback()
-        with connection.begin():
-            connection.execute(text(_sql_migrations.SESSION_UNLOCK), key)
-    except SQLAlchemyError:
-        # The lock ends with the connection.
-        connection.invalidate()
+    def take(self) -> None:
+        """Wait for it in a transaction of its own; behind a pooler it can't be had."""
+        with suppress(PoolerRestriction), self._connection.begin():
+            self.take_inside()
+
+    def take_inside(self) -> None:
+        """Wait for it in the transaction that is open, which may have the other lock."""
+        self._connection.execute(text(_sql_migrations.SESSION_LOCK), self._key)
+        self.is_held = True
+
+    def release(self) -> None:
+        """Let go of it."""
+        if not self.is_held:
+            return
+        try:
+            self._connection.rollback()
+            with self._connection.begin():
+                self._connection.execute(text(_sql_migrations.SESSION_UNLOCK), self._key)
+        except SQLAlchemyError:
+            # The lock ends with the connection.
+            self._connection.invalidate()
 
 
 def _hooks(options: Mapping[str, Any]) -> list[Any]:

@@ -7,11 +7,11 @@ it is restored: it has to be trusted like a script.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from onegov_orm import _sql
 from onegov_orm._marking import read_mark, write_mark
+from onegov_orm._version import library_version
 from onegov_orm.errors import CopyFailed, DumpDamaged, SchemaExists
 from onegov_orm.fleet import _sql_cloning
 from onegov_orm.fleet._blueprint_making import (
@@ -98,7 +98,7 @@ class _Dumping:
         manifest = Manifest(
             schema=str(self._schema),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            library=version("onegov_orm"),
+            library=library_version(),
             server_version=_server_version(self._connection),
             mark=mark.as_dict(),
             fingerprint=fingerprint,

@@ -48,9 +48,12 @@ import sys
 from sqlalchemy import Column, Integer, MetaData, Table, Text
 from sqlalchemy.orm import DeclarativeBase
 from onegov_orm import SessionManager
+from onegov_orm.fleet import _migration_run
 from onegov_orm.fleet._context import FleetContext
 from onegov_orm.fleet.migrations import Migrations
 from onegov_orm.fleet.runner import RunOptions
+
+_migration_run.SCHEMAS_PER_PROCESS = 1
 
 class Base(DeclarativeBase):
     pass

@@ -23,7 +23,7 @@ LAYERS = (
     # plain values: no I/O, no listeners
     {"errors", "typing", "names", "marks", "context", "changes", "signals", "_sql", "_prelude",
      "_statements", "_lexer", "_fork", "_tasks", "_places", "_differences", "_queues",
-     "_standing"},
+     "_standing", "_version"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
     {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg",
      "_psycopg", "_driver_psycopg_async", "_driver_asyncpg", "_plans", "_readonly",

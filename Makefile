@@ -6,12 +6,14 @@ PYTEST_FLAGS = -n 2 --dist worksteal
 BENCH_FLAGS =
 
 # What is about texts, servers and poolers is the same with each version of SQLAlchemy.
-NOT_OF_SQLALCHEMY = embedded wire read_only pooler pooler_restrictions test_servers
+NOT_OF_SQLALCHEMY = \
+	$(addprefix integration/test_,embedded wire read_only pooler pooler_restrictions test_servers) \
+	$(addprefix fleet/test_,doctor drift fingerprints cloning cloning_random dumps lifecycle_purging)
 
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-sqlalchemy20 bench lint typing docs coverage clean
+.PHONY: help demo test test-quick test-sqlalchemy20 bench bench-fleet lint typing docs coverage clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -31,12 +33,16 @@ test-quick: ## Run the tests that take no more than a moment each
 test-sqlalchemy20: ## Run what depends on SQLAlchemy on the oldest that is supported
 	@VENV=$(VENV)-sqlalchemy20 tools/venv test 'SQLAlchemy==2.0.40'
 	@$(VENV)-sqlalchemy20/bin/python -m pytest -m 'not slow' -k 'not older' \
-		$(addprefix --ignore tests/integration/test_,$(addsuffix .py,$(NOT_OF_SQLALCHEMY))) \
+		$(addprefix --ignore tests/,$(addsuffix .py,$(NOT_OF_SQLALCHEMY))) \
 		$(PYTEST_FLAGS) tests/integration tests/fleet
 
 bench: ## Measure against bare SQLAlchemy and others; see benchmarks/
 	@tools/venv bench
 	@$(VENV)/bin/python -m benchmarks $(BENCH_FLAGS)
+
+bench-fleet: ## Measure migrations, checks and thousands of schemas against others
+	@tools/venv bench
+	@$(VENV)/bin/python -m benchmarks.fleet $(BENCH_FLAGS)
 
 lint: ## Check style and format
 	@tools/venv lint

@@ -25,7 +25,10 @@ nitpicky = True
 # What SQLAlchemy, blinker and the standard library have is documented elsewhere, and a build
 # must not depend on the network to look there.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(sqlalchemy|blinker|collections|contextlib|datetime|os|pathlib|types|typing)\..*"),
+    (
+        r"py:.*",
+        r"(sqlalchemy|blinker|collections|contextlib|datetime|os|pathlib|types|typing)\..*",
+    ),
     (r"py:.*", r"(threading\.Event|datetime|timedelta|MetaData|ModuleType|Operations)"),
     (r"py:.*", r"(Any|Callable|Collection|Final|Iterator|Literal|Mapping|Self|Sequence)(\[.*)?"),
     (r"py:.*", r"(AbstractContextManager|Connection|Engine|Path|PathLike|Session|Signal|URL)"),

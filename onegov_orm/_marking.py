@@ -48,9 +48,20 @@ def refuse_suspended(schema: str, mark: Mark | None) -> None:
         raise SchemaSuspended(schema)
 
 
-def mark_as_new(connection: Connection, schema: str, comment: str | None) -> None:
-    """Mark a schema that has just been made; what was its comment becomes the note."""
-    if Mark.parse(comment) is None:
+def mark_as_new(connection: Connection, schema: str) -> None:
+    """Mark a schema that has just been made."""
+    write_mark(connection, schema, Mark.new())
+
+
+def mark_as_filled(connection: Connection, schema: str, comment: str | None) -> None:
+    """Mark a schema that others made, and that has just got its tables.
+
+    What was its comment becomes the note. Only its owner can do that; somebody else's stays
+    unmarked, and is no part of the fleet until its owner adopts it.
+    """
+    if Mark.parse(comment) is not None:
+        return
+    if connection.execute(text(_sql.OWNS_SCHEMA), {"schema": schema}).scalar():
         write_mark(connection, schema, Mark.new(note=comment or ""))
 
 

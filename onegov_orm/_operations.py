@@ -61,7 +61,7 @@ class SchemaOperations:
         with self._connected(**options) as connection, connection.begin():
             create_schema(connection, name)
             if self._manager.is_valid_schema(name):
-                mark_as_new(connection, name, None)
+                mark_as_new(connection, name)
         self._appeared(name)
 
     def create_if_not_exists(self, schema: str, validate: bool) -> None:

@@ -46,8 +46,12 @@ class Prelude:
 
     @cached_property
     def search_path(self) -> tuple[str, ...]:
-        """The schemas that unqualified names are looked up in."""
-        return (self.schema, self.extensions_schema)
+        """The schemas that unqualified names are looked up in.
+
+        The server's own stands before the extensions, and lets nobody create anything: if the
+        customer is renamed or dropped meanwhile, nothing of it gets to where all others see it.
+        """
+        return (self.schema, _sql.NEUTRAL_PATH, self.extensions_schema)
 
     @cached_property
     def local(self) -> str:

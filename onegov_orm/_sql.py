@@ -80,6 +80,11 @@ SCHEMA_COMMENT: Final = """
     FROM pg_catalog.pg_namespace WHERE nspname = CAST(:schema AS text)
 """
 
+OWNS_SCHEMA: Final = """
+    SELECT pg_catalog.pg_has_role(nspowner, 'USAGE')
+    FROM pg_catalog.pg_namespace WHERE nspname = CAST(:schema AS text)
+"""
+
 SCHEMA_EXISTS: Final = """
     SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = CAST(:schema AS text))
 """

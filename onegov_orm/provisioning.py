@@ -19,7 +19,13 @@ from sqlalchemy.exc import DBAPIError
 from onegov_orm import _sql
 from onegov_orm._ddl import Inventory, Script, inventory_of, scripts_of
 from onegov_orm._extensions import Extension, unavailable
-from onegov_orm._marking import mark_as_new, refuse_suspended, take_spare, write_mark
+from onegov_orm._marking import (
+    mark_as_filled,
+    mark_as_new,
+    refuse_suspended,
+    take_spare,
+    write_mark,
+)
 from onegov_orm._pool import driver_connection
 from onegov_orm._prelude import Prelude
 from onegov_orm.errors import (
@@ -217,7 +223,10 @@ class Provisioner:
         self._signals.send(self._signals.on_schema_init, schema, connection=connection)
         if not is_spare:
             self._stamp(connection, schema)
-            mark_as_new(connection, schema, inventory.comment)
+            if inventory.exists:
+                mark_as_filled(connection, schema, inventory.comment)
+            else:
+                mark_as_new(connection, schema)
 
     def _seed(self, connection: Connection) -> None:
         for seed in self.seeds:

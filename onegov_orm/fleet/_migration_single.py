@@ -36,7 +36,7 @@ def migrate_one(
 ) -> None:
     """Do what Alembic was asked for, in the schema, under its lock, in one transaction."""
     # The path is set while connecting: SQLAlchemy asks for the default schema but once.
-    path = _sql.search_path((schema, extensions_schema))
+    path = _sql.search_path((schema, _sql.NEUTRAL_PATH, extensions_schema))
     settings = _sql.startup_options({"search_path": path, "lock_timeout": _LOCK_TIMEOUT})
     engine = create_engine(parse_dsn(dsn), poolclass=NullPool, connect_args={"options": settings})
     with engine.connect() as connection:
@@ -54,7 +54,7 @@ def write_script(
     """Print what would be run."""
     context.configure(dialect_name="postgresql", **{**options, "literal_binds": True})
     with context.begin_transaction():
-        context.execute(_sql.set_local_search_path((schema, extensions_schema)))
+        context.execute(_sql.set_local_search_path((schema, _sql.NEUTRAL_PATH, extensions_schema)))
         context.execute(_sql_migrations.lock(lock_key(f"schema {schema}")))
         context.run_migrations()
 

@@ -374,7 +374,7 @@ def test_the_path_of_others_is_not_ours(place, client, towns):
     assert place.ask(f'SELECT owner FROM "{basel}".documents') == [(basel,)]
     if place.mode == "session":
         return
-    place.pollute(f'SET search_path TO "{bern}", extensions')
+    place.pollute(f'SET search_path TO "{bern}", pg_catalog, extensions')
     for name in (bern, basel, bern):
         assert set(client.run(name, owners)) == {name}
     assert client.connect(lambda it: it.scalar(text("SELECT current_schema()"))) == "pg_catalog"
@@ -427,7 +427,7 @@ def test_a_path_moved_to_where_others_left_it(place, client, towns):
         session.scalar(text("SELECT secret(false)"))
         return owners(session)
 
-    for path in (f'"{basel}"', f'"{bern}", extensions'):
+    for path in (f'"{basel}"', f'"{bern}", pg_catalog, extensions'):
         place.pollute(f"SET search_path TO {path}")
         assert client.run(bern, work) == [bern]
 
@@ -445,7 +445,7 @@ def test_strict_managers_refuse_moved_paths(place, client, towns):
     try:
         with pytest.raises(SearchPathMoved):
             strict.run(towns[0], work)
-        place.pollute(f'SET search_path TO "{towns[0]}", extensions')
+        place.pollute(f'SET search_path TO "{towns[0]}", pg_catalog, extensions')
         assert strict.run(towns[0], owners) == [towns[0]]
     finally:
         strict.close()

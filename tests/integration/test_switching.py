@@ -52,7 +52,7 @@ def raw(session):
 
 def test_the_path_holds_schema_and_extensions(mgr):
     with mgr.schema(BERN) as session:
-        assert path_of(session).replace('"', "") == "towns-bern, extensions"
+        assert path_of(session).replace('"', "") == "towns-bern, pg_catalog, extensions"
 
 
 def test_after_commit_rollback_and_savepoint(mgr):

@@ -122,7 +122,7 @@ def check_rows(schema: str, rows: Iterable[Any]) -> None:
 
 def check_path(schema: str, path: str, current: str | None) -> None:
     """Raise `WrongPath` unless this is the customer's search path."""
-    if path.replace('"', "") != f"{schema}, extensions" or current != schema:
+    if path.replace('"', "") != f"{schema}, pg_catalog, extensions" or current != schema:
         raise WrongPath(f"{schema} ran in {current}, with the search path {path}")
 
 

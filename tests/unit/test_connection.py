@@ -177,7 +177,7 @@ def test_second_phases_get_nothing_in_front(state):
 @pytest.mark.parametrize("schema", ["towns-bern", "select", "a", "_x", "user"])
 def test_a_prelude_knows_its_path_quoted_or_not(schema):
     prelude = Prelude(SchemaName(schema))
-    assert prelude.matches(f'"{schema}", extensions')
-    assert prelude.matches(f"{schema}, extensions")
+    assert prelude.matches(f'"{schema}", pg_catalog, extensions')
+    assert prelude.matches(f"{schema}, pg_catalog, extensions")
     assert not prelude.matches("public, extensions")
     assert not prelude.matches(schema)

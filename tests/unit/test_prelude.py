@@ -8,7 +8,7 @@ from onegov_orm._prelude import Access, Prelude, prelude_of
 from onegov_orm.names import SchemaName
 
 BERN = SchemaName("towns-bern")
-LOCAL = 'SET LOCAL search_path TO "towns-bern", "extensions"'
+LOCAL = 'SET LOCAL search_path TO "towns-bern", "pg_catalog", "extensions"'
 
 
 def test_a_transaction_starts_with_the_path() -> None:
@@ -49,4 +49,4 @@ def test_a_schema_that_must_exist_is_asked_for() -> None:
 
 
 def test_the_path_without_transactions_lasts() -> None:
-    assert Prelude(BERN).lasting == 'SET search_path TO "towns-bern", "extensions"'
+    assert Prelude(BERN).lasting == 'SET search_path TO "towns-bern", "pg_catalog", "extensions"'

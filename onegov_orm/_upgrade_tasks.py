@@ -99,7 +99,8 @@ def upgrade_task(
 
     Raises `ConfigurationError` if the name is no text of one line.
     """
-    if not isinstance(name, str) or not name.strip() or len(name.splitlines()) > 1:
+    given: object = name
+    if not isinstance(given, str) or not given.strip() or len(given.splitlines()) > 1:
         raise ConfigurationError(
             f"@upgrade_task takes the name of the task, a text of one line, not {name!r}"
         )

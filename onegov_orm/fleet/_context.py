@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sqlalchemy.exc import ProgrammingError
 
 from onegov_orm._prelude import Prelude
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.fleet.registry import Customer, read_customers
 from onegov_orm.marks import LIVE, State
 from onegov_orm.names import SchemaName, hidden_kind
+from onegov_orm.provisioning import sqlstate
 from onegov_orm.session_manager import SessionManager
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
+
+
+#: ``undefined_table`` and ``invalid_schema_name``: it was dropped or renamed a moment ago.
+_GONE: Final = ("42P01", "3F000")
+_TRIES: Final = 5
+
+T = TypeVar("T")
 
 
 class FleetContext:
@@ -73,6 +83,21 @@ class FleetContext:
         wanted = None if names is None else [self._parse(name) for name in names]
         with self.connected() as connection:
             return read_customers(connection, namespace, states, wanted)
+
+    def ask(
+        self, names: Iterable[str] | None, question: Callable[[list[Customer]], T]
+    ) -> tuple[list[Customer], T]:
+        """Return customers, and what is asked of them; again if one went away meanwhile."""
+        wanted = None if names is None else list(names)
+        tries = _TRIES
+        while True:
+            tries -= 1
+            customers = self.customers(names=wanted)
+            try:
+                return customers, question(customers)
+            except ProgrammingError as exc:
+                if sqlstate(exc) not in _GONE or not tries:
+                    raise
 
     def customer(self, schema: str, states: Collection[State] = LIVE) -> Customer:
         """Return one customer; raises `SchemaNotFound` and `ForeignSchema`."""

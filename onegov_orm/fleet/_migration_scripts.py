@@ -122,7 +122,9 @@ class Scripts:
         return found is not None and found.revision == version
 
     def _all(self, target: str) -> list[Script]:
-        return [script for script in self.directory.get_revisions(target) if script is not None]
+        # For a target such as ``base``, there is None among them, whatever the annotation says.
+        scripts: list[Any] = list(self.directory.get_revisions(target))
+        return [script for script in scripts if script is not None]
 
 
 def configuration(folder: Path, **x_arguments: str) -> Config:

@@ -8,12 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from onegov_orm import _sql
 from onegov_orm.errors import SchemaNotFound
 from onegov_orm.fleet import _sql_migrations
-from onegov_orm.provisioning import sqlstate
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -24,10 +22,6 @@ if TYPE_CHECKING:
 
 #: Each table and its index is locked, and the server has room for some 6,400 locks.
 BATCH: Final = 1000
-
-#: ``undefined_table`` and ``invalid_schema_name``: it was dropped or renamed a moment ago.
-_GONE: Final = ("42P01", "3F000")
-_TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +40,12 @@ def read_standings(
 
     Raises `SchemaNotFound` and `ForeignSchema` for names that are given and no customer's.
     """
-    names = None if schemas is None else list(schemas)
-    for attempt in range(_TRIES):
-        customers = context.customers(names=names)
-        try:
-            with context.connected() as connection:
-                versions = _read(connection, customers)
-            break
-        except ProgrammingError as exc:
-            # A schema went away between the two queries.
-            if sqlstate(exc) not in _GONE or attempt == _TRIES - 1:
-                raise
+
+    def read(customers: list[Customer]) -> dict[str, list[str]]:
+        with context.connected() as connection:
+            return _read(connection, customers)
+
+    customers, versions = context.ask(schemas, read)
     return {
         customer.schema: Standing(
             frozenset(versions.get(customer.schema, ())),

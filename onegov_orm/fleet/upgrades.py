@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 from collections import defaultdict
@@ -50,11 +49,8 @@ __all__ = [
 #: How many schemas are asked for with one query: each takes some locks.
 _BATCH_SIZE: Final = 1000
 
-#: ``undefined_table``: a schema was dropped or renamed while it was asked for.
-_UNDEFINED_TABLE: Final = "42P01"
 #: ``undefined_column``: the table is somebody else's.
 _UNDEFINED_COLUMN: Final = "42703"
-_MOST_TRIES: Final = 3
 
 #: The names of the tasks that a schema lacks of one module, and of all modules in all schemas.
 Lack = tuple[SchemaName, str, frozenset[str]]
@@ -145,17 +141,10 @@ class Upgrades:
     def _status(
         self, schemas: Iterable[str] | None, tasks: Sequence[UpgradeTask]
     ) -> list[UpgradeStatus]:
-        names = None if schemas is None else list(schemas)
         lasting = [task for task in tasks if not task.always_run]
-        for attempt in itertools.count(1):
-            customers = self._context.customers(names=names)
-            try:
-                lacking = self._lacking(customers, lasting)
-                break
-            except DBAPIError as exc:
-                # A schema went away in the meantime: those are asked that are there by now.
-                if sqlstate(exc) != _UNDEFINED_TABLE or attempt == _MOST_TRIES:
-                    raise
+        customers, lacking = self._context.ask(
+            schemas, lambda customers: self._lacking(customers, lasting)
+        )
         return [_status_of(customer.schema, lasting, lacking) for customer in customers]
 
     def _lacking(self, customers: Sequence[Customer], tasks: Sequence[UpgradeTask]) -> Lacking:

@@ -36,13 +36,21 @@ CLEANSE: Final = (
 STANDBY_CLEANSE: Final = tuple(sql for sql in CLEANSE if not sql.startswith("UNLISTEN"))
 
 #: One row of the primary: where its log ends; where the part ends that is written for good,
-#: and the seconds after which each commit is in it; and which database this is.
+#: and the seconds after which each commit is in it; whether that was mended; and which database
+#: this is.
 LOG_END: Final = """
     SELECT CAST(pg_catalog.pg_current_wal_insert_lsn() AS text),
         CAST(pg_catalog.pg_current_wal_flush_lsn() AS text),
         -- Who commits asynchronously waits for the log's writer, at most three of its rounds.
         3 * CAST(EXTRACT(epoch FROM CAST(
             pg_catalog.current_setting('wal_writer_delay') AS interval)) AS double precision),
+        -- Of a record that nobody waits for, the writer may leave the part on the last page
+        -- unwritten: replicas can't replay it, and never get to the end. Its commit writes it.
+        CASE WHEN pg_catalog.pg_current_wal_insert_lsn() > pg_catalog.pg_current_wal_flush_lsn()
+            AND 0 = pg_catalog.mod(
+                pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), '0/0'),
+                CAST(pg_catalog.current_setting('wal_block_size') AS pg_catalog.numeric))
+            THEN CAST(pg_catalog.pg_current_xact_id() AS text) END,
         CAST(system_identifier AS text), CAST(pg_catalog.current_database() AS text)
     FROM pg_catalog.pg_control_system()
 """

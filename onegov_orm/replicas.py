@@ -299,7 +299,7 @@ class Replicas:
     def _ask_primary(self) -> LogEnd | None:
         asked_at = time.monotonic()
         try:
-            inserted, flushed, delay, *identity = _answer(self._own.engine, _sql.LOG_END)
+            inserted, flushed, delay, _mended, *identity = _answer(self._own.engine, _sql.LOG_END)
         except Exception as exc:  # see `connect`
             # The replicas go on as long as they are fresh enough for what they were.
             complaint = _reason(exc)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
@@ -38,6 +39,37 @@ SETTINGS = {
 }
 
 _numbers = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of these tests."""
+    parser.addoption(
+        "--one-driver",
+        action="store_true",
+        help="run what runs with several drivers with one of them, each in its turn",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose one driver for each test if that was asked for, by the name of the test."""
+    if not config.getoption("one_driver"):
+        return
+    variants: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        variants.setdefault(_name_without_driver(item), []).append(item)
+    chosen = {
+        id(found[zlib.crc32(name.encode()) % len(found)]) for name, found in variants.items()
+    }
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
+    items[:] = [item for item in items if id(item) in chosen]
+
+
+def _name_without_driver(item: Any) -> str:
+    parameters = getattr(item, "callspec", None)
+    if parameters is None:
+        return str(item.nodeid)
+    others = {name: parameters.indices[name] for name in parameters.params if "driver" not in name}
+    return f"{item.nodeid.partition('[')[0]} {sorted(others.items())}"
 
 
 def skip_or_fail(reason: str) -> Any:

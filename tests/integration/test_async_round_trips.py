@@ -260,7 +260,7 @@ def test_begin_and_prelude_are_one_message(wire):
     queries = wire.proxy.snapshot().queries
     if wire.is_pipeline:
         assert queries[0].startswith("BEGIN")
-        assert queries[1] == f'SET LOCAL search_path TO "{BERN}", "extensions"'
+        assert queries[1] == f'SET LOCAL search_path TO "{BERN}", "pg_catalog", "extensions"'
     else:
         assert queries[0].startswith("BEGIN")
         assert f'SET LOCAL search_path TO "{BERN}"' in queries[0]

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import psycopg2
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
@@ -304,6 +305,30 @@ def test_an_exhausted_primary_does_not_stop_the_checks(
 
     replicated.wait_until_caught_up()
     manager.unit(work)
+
+
+def test_a_record_that_is_half_written_does_not_keep_the_standbys_away(
+    new: Callable[..., Manager], replicated: Replicated, database: str
+) -> None:
+    """On a quiet primary, nothing would ever complete the page on which it ends."""
+    manager = new("psycopg2")
+    dsn = replicated.primary.server.dsn(database, tcp=False)
+    with closing(psycopg2.connect(dsn)) as writer, writer.cursor() as cursor:
+        cursor.execute(f'SET search_path TO "{BERN}"')
+        cursor.execute("INSERT INTO documents (owner) SELECT 'x' FROM generate_series(1, 2000)")
+        # The writer writes whole pages.
+        wait_until(lambda: at_page_end(cursor), "nothing is left unwritten")
+        wait_until(
+            lambda: any(status.is_usable for status in manager.check()), "no standby is usable"
+        )
+
+
+def at_page_end(cursor: Any) -> bool:
+    cursor.execute(
+        "SELECT pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()"
+        " AND mod(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'), 8192) = 0"
+    )
+    return bool(cursor.fetchone()[0])
 
 
 def test_checks_leave_no_threads(new: Callable[..., Manager], replicated: Replicated) -> None:

@@ -24,7 +24,7 @@ demo: ## Run the example: three towns on a server of its own, from an empty mach
 
 test: ## Run all tests, on real servers
 	@tools/venv test
-	@$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+	@$(VENV)/bin/python -m pytest --one-driver older $(PYTEST_FLAGS)
 
 test-quick: ## Run the tests that take no more than a moment each
 	@tools/venv test
@@ -32,7 +32,7 @@ test-quick: ## Run the tests that take no more than a moment each
 
 test-sqlalchemy20: ## Run what depends on SQLAlchemy on the oldest that is supported
 	@VENV=$(VENV)-sqlalchemy20 tools/venv test 'SQLAlchemy==2.0.40'
-	@$(VENV)-sqlalchemy20/bin/python -m pytest -m 'not slow' -k 'not older' --one-driver \
+	@$(VENV)-sqlalchemy20/bin/python -m pytest -m 'not slow' -k 'not older' --one-driver everywhere \
 		$(addprefix --ignore tests/,$(addsuffix .py,$(NOT_OF_SQLALCHEMY))) \
 		$(PYTEST_FLAGS) tests/integration tests/fleet
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,16 +121,19 @@ class ColumnAddition:
         source = table(self._table.name, *hidden, *self._present(), schema=self._schema)
         keys = [cast(each, Text).label(f"hidden {each.name}") for each in hidden]
         statement = select(*keys, *source.columns.values()[len(keys) :])
-        rows = self._connection.execute(statement, execution_options={"yield_per": _BATCH_SIZE})
-        filled = ((tuple(row._mapping[key] for key in keys), default(row)) for row in rows)
-        self._write(_HIDDEN, filled)
+        options = {"yield_per": _BATCH_SIZE}
+        # Closed at once if the function fails: the cursor is one on the server.
+        with self._connection.execute(statement, execution_options=options) as rows:
+            filled = ((tuple(row._mapping[key] for key in keys), default(row)) for row in rows)
+            self._write(_HIDDEN, filled)
 
     def fill_objects(self, session: Session, model: Any, default: Callable[[Any], Any]) -> None:
         """Write into the row of each object of a class what the function returns for it."""
         keys = inspect(model).local_table.primary_key.columns
         statement = select(model).execution_options(yield_per=_BATCH_SIZE)
-        filled = ((inspect(each).identity, default(each)) for each in session.scalars(statement))
-        self._write({key.name: key.type for key in keys}, filled)
+        with closing(session.scalars(statement)) as objects:
+            filled = ((inspect(each).identity, default(each)) for each in objects)
+            self._write({key.name: key.type for key in keys}, filled)
         session.expire_all()
 
     def finish(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,9 @@ import pytest
 
 from onegov_orm.cli._exits import Exit
 from tests.cli.conftest import EMAIL, MODELS, TIMEOUT_SECONDS, Ended, Look, Project
+
+#: For shells; the path may have spaces.
+PYTHON = shlex.quote(sys.executable)
 
 
 @pytest.fixture
@@ -324,8 +328,8 @@ def test_a_failed_replacement_puts_everything_back(migrated: Project, look: Look
 def test_a_dump_travels_through_pipes(migrated: Project) -> None:
     migrated("create", "towns-bern")
     command = (
-        f"{sys.executable} -m onegov_orm dump towns-bern - | "
-        f"{sys.executable} -m onegov_orm restore - --to towns-copy"
+        f"{PYTHON} -m onegov_orm dump towns-bern - | "
+        f"{PYTHON} -m onegov_orm restore - --to towns-copy"
     )
     subprocess.run(
         command, shell=True, cwd=migrated.folder, env=migrated.environment(), check=True
@@ -394,7 +398,7 @@ def test_letters_are_no_reason_to_fail(migrated: Project) -> None:
 
 def test_closed_streams_are_no_reason_to_fail(migrated: Project) -> None:
     migrated("create", "towns-bern")
-    command = f"{sys.executable} -m onegov_orm drop towns-bern --purge --yes <&- >&-"
+    command = f"{PYTHON} -m onegov_orm drop towns-bern --purge --yes <&- >&-"
     subprocess.run(
         command, shell=True, cwd=migrated.folder, env=migrated.environment(), check=True
     )

@@ -35,7 +35,7 @@ class Answers:
     """Stands in for the servers: tells what each of them answers."""
 
     def __init__(self) -> None:
-        self.log_end: Any = ("0/9", "0/9", 0.6, *IDENTITY)
+        self.log_end: Any = ("0/9", "0/9", 0.6, None, *IDENTITY)
         self.replayed: dict[str, Any] = {}
         self.asked: list[str] = []
 

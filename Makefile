@@ -4,6 +4,8 @@
 VENV = .venv
 PYTEST_FLAGS = -n 2 --dist worksteal
 BENCH_FLAGS =
+# With bench, the contestants of the benchmarks are tested too.
+TEST_EXTRAS = test
 
 # What is about texts, servers and poolers is the same with each version of SQLAlchemy.
 NOT_OF_SQLALCHEMY = \
@@ -23,7 +25,7 @@ demo: ## Run the example: three towns on a server of its own, from an empty mach
 	@$(VENV)/bin/python -m examples.towns
 
 test: ## Run all tests, on real servers
-	@tools/venv test
+	@tools/venv $(TEST_EXTRAS)
 	@$(VENV)/bin/python -m pytest --one-driver older $(PYTEST_FLAGS)
 
 test-quick: ## Run the tests that take no more than a moment each

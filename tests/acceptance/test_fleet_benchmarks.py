@@ -17,10 +17,17 @@ from benchmarks.fleet_migrations import LOOP, OURS
 from benchmarks.fleet_models import REVISIONS
 from benchmarks.fleet_processes import run_program
 from benchmarks.fleet_tenants import Project, tables_and_indexes
+from tests.conftest import skip_or_fail
 
-needs_django = pytest.mark.skipif(not tenants.is_available(), reason="needs the extra bench")
+needs_django = pytest.mark.usefixtures("django")
 
 WORKERS = 2
+
+
+@pytest.fixture
+def django():
+    if not tenants.is_available():
+        skip_or_fail("Django comes with the extra bench")
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ BENCH_FLAGS =
 # With bench, the contestants of the benchmarks are tested too.
 TEST_EXTRAS = test
 
-# What is about texts, servers and poolers is the same with each version of SQLAlchemy.
+# What is about texts, servers, poolers and drivers is the same with each version of SQLAlchemy.
 NOT_OF_SQLALCHEMY = \
-	$(addprefix integration/test_,embedded wire read_only pooler pooler_restrictions test_servers) \
+	$(addprefix integration/test_,embedded wire read_only pooler pooler_restrictions test_servers \
+		async_plans processes replicas replicas_failing) \
 	$(addprefix fleet/test_,doctor drift fingerprints cloning cloning_random dumps lifecycle_purging)
 
 export VENV

@@ -58,9 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     variants: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("storm") is None and (
-            where == "everywhere" or "older" in item.nodeid
-        ):
+        is_storm = item.get_closest_marker("storm") and "broken_managers" not in item.nodeid
+        if not is_storm and (where == "everywhere" or "older" in item.nodeid):
             variants.setdefault(_name_without_driver(item), []).append(item)
     left_out = {
         id(item)
@@ -76,7 +75,11 @@ def _name_without_driver(item: Any) -> str:
     parameters = getattr(item, "callspec", None)
     if parameters is None:
         return str(item.nodeid)
-    others = {name: parameters.indices[name] for name in parameters.params if "driver" not in name}
+    others = {
+        name: getattr(value, "name", None) or parameters.indices[name]
+        for name, value in parameters.params.items()
+        if "driver" not in name
+    }
     return f"{item.nodeid.partition('[')[0]} {sorted(others.items())}"
 
 

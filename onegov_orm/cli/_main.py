@@ -7,12 +7,12 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
 import typer.main
 
+from onegov_orm._version import library_version
 from onegov_orm.cli import (
     customers,
     demo,
@@ -148,11 +148,7 @@ def _fail(error: Exception, invocation: Invocation) -> int:
 def _show_version(is_wanted: bool) -> None:
     if not is_wanted:
         return
-    try:
-        number = version("onegov_orm")
-    except PackageNotFoundError:
-        number = "(not installed)"
-    typer.echo(f"{_PROGRAM} {number}")
+    typer.echo(f"{_PROGRAM} {library_version()}")
     raise typer.Exit
 
 

@@ -155,11 +155,6 @@ class Selection(Filters):
         ),
     ] = None
 
-    @property
-    def is_whole_fleet(self) -> bool:
-        """Whether nothing was said about which schemas are meant."""
-        return not (self.schemas or self.namespace or self.exclude)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Running:

@@ -37,6 +37,7 @@ def described(catalog: str, oid: str, kind: str, name: str, rank: int, needs: st
 
 
 def texts(*statements: str) -> str:
+    """Return an array of the statements that expressions yield."""
     return f"CAST(ARRAY[{', '.join(statements)}] AS pg_catalog.text[])"
 
 

@@ -29,4 +29,5 @@ def test_a_harmless_script_is_not_read(new_manager, dsn, read, is_harmless):
     with context.connected("towns-bern") as connection, connection.begin():
         read.clear()
         _ddl.run_script(connection, SCRIPT, is_harmless=is_harmless)
-        assert [text for text in read if "words" in text] == [] if is_harmless else read
+        was_read = any("words" in text for text in read)
+    assert was_read is not is_harmless

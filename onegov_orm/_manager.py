@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -300,6 +301,7 @@ class BaseSessionManager(ManagerContext):
         bases = self._session_bases(config)
         attributes = {
             "announcer": self._announcer,
+            "manager": weakref.ref(self),
             "joins_transaction": self.transaction_manager is not None,
         }
         session_class = type("SchemaSession", bases, attributes)

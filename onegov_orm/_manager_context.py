@@ -5,10 +5,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from onegov_orm.context import Current, switched_on
+from onegov_orm.context import Current, active_manager, switched_on
 from onegov_orm.signals import Signals
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from onegov_orm.provisioning import Provisioner
 
 SeedT = TypeVar("SeedT", bound=Callable[[Any], Any])
-
-_active: ContextVar[weakref.ref[ManagerContext] | None] = ContextVar("active", default=None)
 
 
 class ManagerContext:
@@ -116,12 +113,12 @@ class ManagerContext:
 
     def set_active(self) -> None:
         """Make this the active manager of this thread or task; it is held weakly."""
-        _active.set(weakref.ref(self))
+        active_manager.set(weakref.ref(self))
 
     @staticmethod
     def get_active() -> Any | None:
         """Return the active manager of this thread or task, None if there is none."""
-        reference = _active.get()
+        reference = active_manager.get()
         return None if reference is None else reference()
 
     def activate(self) -> None:
@@ -131,7 +128,7 @@ class ManagerContext:
     def deactivate(self) -> None:
         """Have no active manager any more, if it is this one."""
         if self.get_active() is self:
-            _active.set(None)
+            active_manager.set(None)
 
     # -- switches, each for the current thread or task alone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +31,8 @@ class SchemaSession(Session):
     """
 
     announcer: ClassVar[Announcer]
+    #: The manager that the session is of; None when that is gone.
+    manager: ClassVar[weakref.ref[Any]]
     #: Whether commit and rollback are left to the ``transaction`` package.
     joins_transaction: bool = False
     #: How the session reads, None if it can write.

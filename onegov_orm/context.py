@@ -21,6 +21,9 @@ from onegov_orm.names import SchemaName
 
 T = TypeVar("T")
 
+#: The active manager of a thread or task, for models that are in no session.
+active_manager: ContextVar[weakref.ref[Any] | None] = ContextVar("active_manager", default=None)
+
 
 class Current:
     """The current values of one manager, never shared between threads or tasks.

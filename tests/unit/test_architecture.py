@@ -24,6 +24,8 @@ LAYERS = (
     {"errors", "typing", "names", "marks", "context", "changes", "signals", "_sql", "_prelude",
      "_statements", "_lexer", "_fork", "_tasks", "_places", "_differences", "_queues",
      "_standing", "_version"},
+    # what models are made of: it knows of no manager
+    {"_model_manager"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
     {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg",
      "_psycopg", "_driver_psycopg_async", "_driver_asyncpg", "_plans", "_readonly",

@@ -16,7 +16,7 @@ NOT_OF_SQLALCHEMY = \
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-sqlalchemy20 bench bench-fleet lint typing docs coverage clean
+.PHONY: help demo test test-quick test-sqlalchemy20 bench bench-fleet bench-toolbox lint typing docs coverage clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,10 @@ bench: ## Measure against bare SQLAlchemy and others; see benchmarks/
 bench-fleet: ## Measure migrations, checks and thousands of schemas against others
 	@tools/venv bench
 	@$(VENV)/bin/python -m benchmarks.fleet $(BENCH_FLAGS)
+
+bench-toolbox: ## Measure cached properties, and types beside SQLAlchemy's own
+	@tools/venv bench
+	@$(VENV)/bin/python -m benchmarks.toolbox $(BENCH_FLAGS)
 
 lint: ## Check style and format
 	@tools/venv lint

@@ -6,6 +6,7 @@
     ├── ConfigurationError (ValueError)
     ├── InvalidSchemaName (ValueError)
     ├── NoCurrentSchema (LookupError)
+    ├── NoCurrentLocale (LookupError)
     ├── SchemaNotFound (LookupError)
     │   └── NotInTrash
     ├── SchemaExists
@@ -29,7 +30,11 @@
     ├── ReadOnlySession
     ├── PoolerRestriction
     ├── BulkChangeNotSupported
+    ├── ModelNotFound (LookupError)
+    ├── NotCacheable (TypeError)
     ├── UpgradeFailed
+    ├── SelectableError (ValueError)
+    ├── TreeError (ValueError)
     └── PoolExhausted (sqlalchemy.exc.TimeoutError)
 
 An error carries its data as attributes, and its message says how to mend it.
@@ -38,9 +43,10 @@ Errors of the server reach the caller as SQLAlchemy's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
 if TYPE_CHECKING:
@@ -78,6 +84,10 @@ class NoCurrentSchema(OrmError, LookupError):
 
     An `AsyncSessionManager` has it awaited, as ``await mgr.set_current_schema(name)``.
     """
+
+
+class NoCurrentLocale(OrmError, LookupError):
+    """No locale is set in this thread or task: call set_locale(default, current) first."""
 
 
 class SchemaNotFound(OrmError, LookupError):
@@ -313,6 +323,71 @@ class BulkChangeNotSupported(OrmError):
     """The rows that a bulk change touches can't be announced to the subscribers."""
 
 
+class ModelNotFound(OrmError, LookupError):
+    """No class has this polymorphic identity."""
+
+    def __init__(self, model: type[Any], identity: object, identities: Iterable[object]) -> None:
+        self.model = model
+        self.identity = identity
+        self.identities = tuple(identities)
+        there_are = ", ".join(map(_shown, self.identities)) or "none"
+        super().__init__(
+            f"no class of {model.__name__} has the polymorphic identity {_shown(identity)}: "
+            f"there are {there_are}. Import the module of the class first, or give a default"
+        )
+
+
+class NaiveDatetime(OrmError, ValueError, DontWrapMixin):
+    """A point in time lacks its time zone."""
+
+    def __init__(self, value: object, advice: str) -> None:
+        self.value = value
+        super().__init__(f"{_shown(value)} is no point in time without its time zone: {advice}")
+
+
+class NotSerializable(OrmError, TypeError, DontWrapMixin):
+    """A value can't be written as JSON; ``path`` tells where in there."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path} can't be written as JSON, for {reason}: use what JSON has, dates, decimals "
+            "or UUIDs, or extend the serializers of the column's type"
+        )
+
+
+class InvalidUUID(OrmError, ValueError, DontWrapMixin):
+    """The value is not a UUID."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        super().__init__(f"{_shown(value)} is not a UUID: give a uuid.UUID, or the text of one")
+
+
+class StaleValue(OrmError):
+    """The value was changed after the object it was read from had let go of it."""
+
+    def __init__(self, obj: object, attribute: str) -> None:
+        self.attribute = attribute
+        name = f"{type(obj).__name__}.{attribute}"
+        super().__init__(
+            f"a change would get lost, for {name} was expired or read again meanwhile, by a "
+            f"commit, rollback or refresh: take the value from .{attribute} anew"
+        )
+
+
+class NotCacheable(OrmError, TypeError):
+    """The value can't be kept in a cache that others read."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        self.place = place
+        super().__init__(
+            f"{place} can't be cached, for {reason}: return plain data such as texts, numbers, "
+            "dates, tuples, lists and dictionaries of these, use request_cached, or give the "
+            "OrmCache a serializer for the type"
+        )
+
+
 class UpgradeFailed(OrmError):
     """An upgrade task failed, and its schema is as it was before."""
 
@@ -321,6 +396,40 @@ class UpgradeFailed(OrmError):
         #: That of the server's error, which tells whether trying again may help.
         self.sqlstate = sqlstate
         super().__init__(f'the upgrade task "{task}" failed: {reason}')
+
+
+class SelectableError(OrmError, ValueError):
+    """The SQL can't be made a selectable."""
+
+    def __init__(
+        self,
+        reason: str,
+        column: str | None = None,
+        line: int | None = None,
+        path: str | None = None,
+    ) -> None:
+        self.reason = reason
+        #: As it is written in the SQL.
+        self.column = column
+        self.line = line
+        #: The file with the SQL.
+        self.path = path
+        where = [] if path is None else [path]
+        if line is not None:
+            where.append(f"line {line}")
+        if column is not None:
+            where.append(f"column {_shown(column)}")
+        super().__init__(f"{', '.join(where)}: {reason}" if where else reason)
+
+
+class TreeError(OrmError, ValueError):
+    """An item of a tree can't have this place or this name."""
+
+    def __init__(self, item: object, reason: str) -> None:
+        #: The item, as it shows itself.
+        self.item = _shown(item)
+        self.reason = reason
+        super().__init__(f"{self.item}: {reason}")
 
 
 class PoolExhausted(OrmError, SQLAlchemyTimeoutError):

@@ -31,6 +31,10 @@
     ├── PoolerRestriction
     ├── BulkChangeNotSupported
     ├── ModelNotFound (LookupError)
+    ├── NaiveDatetime (ValueError)
+    ├── NotSerializable (TypeError)
+    ├── InvalidUUID (ValueError)
+    ├── StaleValue
     ├── NotCacheable (TypeError)
     ├── UpgradeFailed
     ├── SelectableError (ValueError)

@@ -23,9 +23,11 @@ LAYERS = (
     # plain values: no I/O, no listeners
     {"errors", "typing", "names", "marks", "context", "changes", "signals", "_sql", "_prelude",
      "_statements", "_lexer", "_fork", "_tasks", "_places", "_differences", "_queues",
-     "_standing", "_version"},
+     "_standing", "_version", "_serializers"},
     # what models are made of: it knows of no manager
-    {"_model_manager"},
+    {"_model_manager", "base",
+     "sql", "_select_list", "_parameters", "_type_names", "func", "debug",
+     "_analysis", "_shortened", "_statement_events", "_query_reports"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
     {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg",
      "_psycopg", "_driver_psycopg_async", "_driver_asyncpg", "_plans", "_readonly",
@@ -37,7 +39,7 @@ LAYERS = (
     # the managers
     {"session_manager", "session_manager_async"},
     # what is built on managers
-    {"__init__", "fleet.*", "upgrade"},
+    {"__init__", "fleet.*", "cache.*", "upgrade"},
     # the command line, which calls what is documented
     {"cli.*", "__main__"},
 )  # fmt: skip

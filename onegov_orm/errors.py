@@ -31,6 +31,7 @@
     ├── PoolerRestriction
     ├── BulkChangeNotSupported
     ├── ModelNotFound (LookupError)
+    ├── MutableDefault (ValueError)
     ├── NaiveDatetime (ValueError)
     ├── NotSerializable (TypeError)
     ├── InvalidUUID (ValueError)
@@ -338,6 +339,18 @@ class ModelNotFound(OrmError, LookupError):
         super().__init__(
             f"no class of {model.__name__} has the polymorphic identity {_shown(identity)}: "
             f"there are {there_are}. Import the module of the class first, or give a default"
+        )
+
+
+class MutableDefault(OrmError, ValueError):
+    """The default of a property would be shared by all objects."""
+
+    def __init__(self, default: object) -> None:
+        self.default = default
+        kind = type(default).__name__
+        super().__init__(
+            f"the default {_shown(default)} would be shared by all objects: use default={kind}, "
+            "or another callable that returns a new one"
         )
 
 

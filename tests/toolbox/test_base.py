@@ -194,7 +194,7 @@ def test_a_class_is_found_by_its_identity_from_anywhere_in_the_hierarchy():
 
 def test_an_identity_that_is_unknown_is_an_error_that_tells_which_there_are():
     page, *_ = make_pages()
-    with pytest.raises(ModelNotFound, match="'nws'.*'page', 'news', 'topic'") as raised:
+    with pytest.raises(ModelNotFound, match=r"'nws'.*'page', 'news', 'topic'") as raised:
         page.get_polymorphic_class("nws")
     assert isinstance(raised.value, LookupError)
     assert isinstance(raised.value, OrmError)

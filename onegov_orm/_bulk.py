@@ -16,6 +16,7 @@ from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import with_polymorphic
 
+from onegov_orm._flush_hooks import hooks
 from onegov_orm.changes import Kind
 from onegov_orm.errors import BulkChangeNotSupported
 
@@ -156,24 +157,29 @@ class BulkEvents:
 
 def refuse_aggregates(mapper: Mapper[Any], kind: Kind) -> None:
     """Raise `BulkChangeNotSupported` if the bulk change would make an aggregate wrong."""
-    # Only an application that uses aggregates has imported this module.
-    aggregates = sys.modules.get("sqlalchemy_utils.aggregates")
-    if aggregates is None:
-        return
-    registry = aggregates.manager.generator_registry
+    for name in aggregated_over(mapper):
+        advice = "change the objects one by one"
+        if kind is not Kind.INSERT:
+            advice += (
+                f", or go ahead inside `with mgr.ignore_bulk_{kind.value}s():` and correct "
+                "the aggregate yourself"
+            )
+        raise BulkChangeNotSupported(
+            f"a bulk {kind.value} of {mapper.class_.__name__} would leave {name} wrong, which is "
+            f"aggregated: {advice}"
+        )
+
+
+def aggregated_over(mapper: Mapper[Any]) -> Iterator[str]:
+    """Yield the aggregated columns that depend on a class, ours and SQLAlchemy-Utils'."""
+    yield from (name for hook in hooks for name in hook.kept_from(mapper))
+    # Only an application that uses that one has imported it.
+    others = sys.modules.get("sqlalchemy_utils.aggregates")
+    registry = others.manager.generator_registry if others is not None else {}
     for value in [value for values in list(registry.values()) for value in values]:
         classes = [value.class_, *(step.mapper.class_ for step in value.relationships)]
         if any(_is_related(mapper.class_, each) for each in classes):
-            advice = "change the objects one by one"
-            if kind is not Kind.INSERT:
-                advice += (
-                    f", or go ahead inside `with mgr.ignore_bulk_{kind.value}s():` and correct "
-                    "the aggregate yourself"
-                )
-            raise BulkChangeNotSupported(
-                f"a bulk {kind.value} of {mapper.class_.__name__} would leave "
-                f"{value.class_.__name__}.{value.attr.name} wrong, which is aggregated: {advice}"
-            )
+            yield f"{value.class_.__name__}.{value.attr.name}"
 
 
 def refuse_criteria(statement: Any, kind: Kind) -> None:

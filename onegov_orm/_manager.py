@@ -21,6 +21,7 @@ from onegov_orm._engine import (
     parse_dsn,
     refuse_owned,
 )
+from onegov_orm._flush_hooks import FlushHookEvents
 from onegov_orm._identity import IdentityEvents
 from onegov_orm._manager_context import ManagerContext
 from onegov_orm._pool import Holders, PoolEvents
@@ -106,6 +107,7 @@ class BaseSessionManager(ManagerContext):
         trace_connections: bool = False,
         upgrades: Iterable[str | ModuleType] | None = None,
         max_schemas_per_connection: int = DEFAULT_MAX_SCHEMAS,
+        scopes: Collection[str] = (),
     ) -> None:
         self.url = parse_dsn(dsn, self._is_async)
         #: The database's URL as it was given, password included.
@@ -118,9 +120,10 @@ class BaseSessionManager(ManagerContext):
         self.required_extensions = set(REQUIRED_EXTENSIONS)
         self.signals = Signals(self._wait, self._shell)
         self.transaction_manager = transaction_manager
-        if isinstance(reserved, str):
-            raise ConfigurationError(f"reserved takes a collection of names, not {reserved!r}")
-        self.reserved = RESERVED | {extensions_schema, shared_schema} | frozenset(reserved)
+        own = {extensions_schema, shared_schema}
+        self.reserved = RESERVED | own | _collection("reserved", reserved)
+        #: The scopes whose observers run in the flushes of the sessions.
+        self.scopes = _collection("scopes", scopes)
         self._current = Current()
         self._announcer = Announcer(self.signals, self._current)
         self.provisioner = self._new_provisioner(extensions_schema, shared_schema)
@@ -207,6 +210,7 @@ class BaseSessionManager(ManagerContext):
             ReadOnlyEvents(),
             self._completions,
             FlushEvents(self._announcer),
+            FlushHookEvents(self.scopes, self._announcer),
             BulkEvents(self._announcer),
             self._identity,
         ):
@@ -324,6 +328,13 @@ class BaseSessionManager(ManagerContext):
                 if base not in self._known_bases:
                     self._known_bases = (*self._known_bases, base)
                     self._identity.attach_base(base)
+
+
+def _collection(option: str, names: Collection[str]) -> frozenset[str]:
+    """Return the names that an option has; raises `ConfigurationError` for a single text."""
+    if isinstance(names, str):
+        raise ConfigurationError(f"{option} takes a collection of names, not {names!r}")
+    return frozenset(names)
 
 
 def with_base(own: type[Any], default: type[Any], given: type[Any]) -> tuple[type[Any], ...]:

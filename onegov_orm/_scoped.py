@@ -13,7 +13,7 @@ from onegov_orm._manager import BaseSessionManager
 from onegov_orm._operations import SchemaOperations
 from onegov_orm._prelude import Access
 from onegov_orm._units import Key, SessionStore, Unit, sync_session
-from onegov_orm.context import Scopes
+from onegov_orm.context import Scopes, active_manager
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.names import SchemaName
 from onegov_orm.transactions import Completion, Hook
@@ -160,22 +160,24 @@ class ScopedSessions(BaseSessionManager):
 
     @contextmanager
     def _entered(self, schema: SchemaName, joins: bool, access: Access | None) -> Iterator[Unit]:
-        """Have a current schema and sessions of the block's own.
+        """Have a current schema and sessions of the block's own, and be the active manager.
 
         A generator that holds such a block may be ended by another thread: what is current
         there is not ours to restore.
         """
         completion = None if joins else self._completions.deferred_completion()
         unit = Unit(self._store(), self._scopes.get(), joins, completion, access)
-        before = self._current.unit.get(), self._current.schema
+        before = self._current.unit.get(), self._current.schema, active_manager.get()
         self._current.unit.set(unit)
         self._current.schema = schema
+        self.set_active()
         try:
             yield unit
         finally:
             if self._current.unit.get() is unit:
                 self._current.unit.set(before[0])
                 self._current.schema = before[1]
+                active_manager.set(before[2])
 
 
 def access_of(readonly: bool, deferrable: bool) -> Access | None:

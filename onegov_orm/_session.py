@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from onegov_orm._bulk import load, primary_keys, refuse_aggregates
 from onegov_orm._identity import refuse_foreign, refuse_foreign_graph, stamp
+from onegov_orm._model_manager import last_manager
 from onegov_orm._prelude import Access
 from onegov_orm._readonly import reads_only
 from onegov_orm.changes import Kind
@@ -41,6 +42,11 @@ class SchemaSession(Session):
     store: Callable[[], SessionStore | None] | None = None
     #: What is to be done when the open transaction ended; see `transactions`.
     completion: Completion | None = None
+
+    def get_bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the engine, for what is about to be executed on behalf of this manager."""
+        last_manager.set(self.manager)
+        return super().get_bind(*args, **kwargs)
 
     def merge(self, instance: Any, **kwargs: Any) -> Any:
         """Merge an object; raises `CrossSchemaError` for one of another schema."""

@@ -69,6 +69,8 @@ class SessionManager(ScopedSessions):
         point ``onegov_upgrades``. A new schema starts with all of them done.
     :param max_schemas_per_connection: after so many customers a connection is closed, for
         what the server's process keeps of each, some 0.4 MB.
+    :param scopes: names of scopes, whose observers run besides those without a scope; see
+        `observes`.
 
     Raises `ConfigurationError` and `UnsupportedDatabase`. Nothing is connected yet.
     """
@@ -96,6 +98,7 @@ class SessionManager(ScopedSessions):
         trace_connections: bool = False,
         upgrades: Iterable[str | ModuleType] | None = None,
         max_schemas_per_connection: int = DEFAULT_MAX_SCHEMAS,
+        scopes: Collection[str] = (),
     ) -> None:
         super().__init__(
             dsn,
@@ -118,6 +121,7 @@ class SessionManager(ScopedSessions):
             trace_connections=trace_connections,
             upgrades=upgrades,
             max_schemas_per_connection=max_schemas_per_connection,
+            scopes=scopes,
         )
         self.engine: Engine = self.sync_engine
         self._begin_scopes()
@@ -127,12 +131,14 @@ class SessionManager(ScopedSessions):
     def set_current_schema(self, schema: str, *, create: bool = True) -> None:
         """Make the schema current in this thread or task; a new one is created.
 
-        With ``create=False`` an unknown schema raises `SchemaNotFound`, and nothing is made.
-        Raises `InvalidSchemaName` before anything is sent to the server.
+        This is the active manager from then on. With ``create=False`` an unknown schema raises
+        `SchemaNotFound`, and nothing is made. Raises `InvalidSchemaName` before anything is
+        sent to the server.
         """
         name = self.parse_schema(schema)
         self._operations.admit(name, create)
         self._current.schema = name
+        self.set_active()
 
     def session(self) -> Session:
         """Return the session of the current schema in this thread or task.
@@ -254,6 +260,7 @@ class SessionManager(ScopedSessions):
         if self.replicas is not None:
             self.replicas.dispose()
         self._pool_events.close()
+        self.deactivate()
 
     # -- inside
 

@@ -87,6 +87,7 @@ class AsyncSessionManager(ScopedSessions):
         trace_connections: bool = False,
         upgrades: Iterable[str | ModuleType] | None = None,
         max_schemas_per_connection: int = DEFAULT_MAX_SCHEMAS,
+        scopes: Collection[str] = (),
     ) -> None:
         self._background = Background()
         super().__init__(
@@ -108,6 +109,7 @@ class AsyncSessionManager(ScopedSessions):
             trace_connections=trace_connections,
             upgrades=upgrades,
             max_schemas_per_connection=max_schemas_per_connection,
+            scopes=scopes,
         )
         self.engine: AsyncEngine = async_engine(self.sync_engine)
         self._begin_scopes()
@@ -117,12 +119,14 @@ class AsyncSessionManager(ScopedSessions):
     async def set_current_schema(self, schema: str, *, create: bool = True) -> None:
         """Make the schema current in this task; a new one is created.
 
-        With ``create=False`` an unknown schema raises `SchemaNotFound`, and nothing is made.
-        Raises `InvalidSchemaName` before anything is sent to the server.
+        This is the active manager from then on. With ``create=False`` an unknown schema raises
+        `SchemaNotFound`, and nothing is made. Raises `InvalidSchemaName` before anything is
+        sent to the server.
         """
         name = self.parse_schema(schema)
         await self._admit(name, create)
         self._current.schema = name
+        self.set_active()
 
     def session(self) -> AsyncSession:
         """Return the session of the current schema in this task.
@@ -235,6 +239,7 @@ class AsyncSessionManager(ScopedSessions):
         if self.replicas is not None:
             await greenlet_spawn(self.replicas.dispose)
         self._pool_events.close()
+        self.deactivate()
 
     def let_go_after_fork(self) -> None:
         """Start without connections, sessions and tasks, in a forked child."""

@@ -26,6 +26,9 @@ LAYERS = (
      "_standing", "_version", "_serializers"},
     # what models are made of: it knows of no manager
     {"_model_manager", "base",
+     "translation", "observer", "_observing", "_paths", "_walking", "_flush_hooks",
+     "_declarations", "aggregates", "_aggregate", "_aggregate_statements", "_aggregating",
+     "_correcting",
      "sql", "_select_list", "_parameters", "_type_names", "func", "debug",
      "_analysis", "_shortened", "_statement_events", "_query_reports"},
     # listeners of SQLAlchemy's, and what the drivers' connections know

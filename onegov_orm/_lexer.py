@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
 
 _E_STRING: Final = r"'(?:[^'\\]|\\.|'')*(?:'|\Z)"
 _STRING: Final = r"'(?:[^']|'')*(?:'|\Z)"
-#: A literal goes on after a line break, by the rules with which it began.
-_CONTINUED: Final = r"(?:(?:\s|--[^\n\r]*)+{string})*"
+#: A literal goes on after a line break, by the rules with which it began. What stands between
+#: can be read in one way only, else a line of dashes takes for ever.
+_CONTINUED: Final = r"(?:(?:\s|--[^\n\r]*+)++{string})*"
 
 
 def _pattern(plain: str) -> re.Pattern[str]:
@@ -32,6 +34,23 @@ _USUAL: Final = _pattern(_STRING)
 _ESCAPING: Final = _pattern(_E_STRING)
 
 _NESTING: Final = re.compile(r"/\*|\*/")
+
+
+#: A name is one in quotes, and a sign a single character.
+Kind = Literal["comment", "literal", "name", "word", "number", "sign"]
+
+
+class Token(NamedTuple):
+    """A part of a text."""
+
+    kind: Kind
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Where the token ends."""
+        return self.start + len(self.text)
 
 
 class Reading(NamedTuple):
@@ -60,6 +79,28 @@ def read(text: str, backslashes_escape: bool = False) -> Reading:
         bare.append(" " if is_comment else "''" if kind in ("literal", "tag") else part)
     statements = "".join(bare).split(";")
     return Reading("".join(uncommented), tuple(each.strip() for each in statements))
+
+
+def tokens(text: str) -> Iterator[Token]:
+    """Yield the parts of a text, all but the spaces between them."""
+    position = 0
+    while (match := _USUAL.match(text, position)) is not None:
+        start, position = match.span()
+        if match.lastgroup == "nested":
+            position = _end_of_comment(text, position)
+        part = text[start:position]
+        if not part.isspace():
+            yield Token(_kind(match.lastgroup, part[0]), part, start)
+
+
+def _kind(group: str | None, first: str) -> Kind:
+    if group in ("nested", "comment"):
+        return "comment"
+    if group is not None:
+        return "name" if first == '"' else "literal"
+    if first.isdecimal():
+        return "number"
+    return "word" if first == "_" or first.isalnum() else "sign"
 
 
 def _end_of_comment(text: str, position: int) -> int:

@@ -12,7 +12,7 @@ from onegov_orm._bulk import complete
 from onegov_orm.changes import Change, ChangeLog, ChangeSet, IdentityKey, Kind
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session, SessionTransaction
+    from sqlalchemy.orm import Mapper, Session, SessionTransaction
 
     from onegov_orm.context import Current
     from onegov_orm.signals import Signals
@@ -33,6 +33,8 @@ class Announcer:
         self.current = current
         #: Called when something is written into a session's empty log.
         self.on_first_change: Callable[[Session], None] = lambda _session: None
+        #: Called for the bulk_ methods of sessions, which have no events.
+        self.on_bulk_change: list[Callable[[Session, Mapper[Any]], None]] = []
 
     def is_heard(self, session: Session, *kinds: Kind) -> bool:
         """Tell whether anybody listens to these kinds of changes, or to commits."""
@@ -51,6 +53,13 @@ class Announcer:
             log = session.__dict__[_LOG] = ChangeLog()
             self.on_first_change(session)
         return log
+
+    def note_bulk_change(self, session: Session, mappers: Iterable[Mapper[Any]]) -> None:
+        """Tell who wants to know that one of a session's bulk_ methods writes."""
+        if self.on_bulk_change:
+            for mapper in set(mappers):
+                for listener in self.on_bulk_change:
+                    listener(session, mapper)
 
     def begin_savepoint(self, session: Session, savepoint: SessionTransaction) -> None:
         """Note where a savepoint begins."""

@@ -118,6 +118,8 @@ class BaseSessionManager(ManagerContext):
         self.pooler = pooler
         self.bases: list[DeclarativeBase] = [base]
         self.required_extensions = set(REQUIRED_EXTENSIONS)
+        #: What lives as long as the manager, such as caches that hear of its changes.
+        self.companions: list[Any] = []
         self.signals = Signals(self._wait, self._shell)
         self.transaction_manager = transaction_manager
         own = {extensions_schema, shared_schema}

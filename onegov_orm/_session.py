@@ -78,6 +78,7 @@ class SchemaSession(Session):
         ]
         self._refuse_aggregates(Kind.INSERT, {inspect(obj).mapper for obj in inserts})
         self._refuse_aggregates(Kind.UPDATE, {inspect(obj).mapper for obj in updates})
+        self.announcer.note_bulk_change(self, {inspect(obj).mapper for obj in objects})
         heard = bool(inserts) and self._announces(Kind.INSERT)
         super().bulk_save_objects(
             objects, return_defaults or heard, update_changed_only, preserve_order
@@ -98,6 +99,7 @@ class SchemaSession(Session):
         self._refuse_if_reading()
         mappings = list(mappings)
         target: Any = inspect(mapper)
+        self.announcer.note_bulk_change(self, [target])
         if not mappings or not self._announces(Kind.INSERT):
             self._refuse_aggregates(Kind.INSERT, {target})
             super().bulk_insert_mappings(mapper, mappings, return_defaults, render_nulls)
@@ -114,6 +116,7 @@ class SchemaSession(Session):
         mappings = list(mappings)
         target: Any = inspect(mapper)
         self._refuse_aggregates(Kind.UPDATE, {target})
+        self.announcer.note_bulk_change(self, [target])
         super().bulk_update_mappings(mapper, mappings)
         if mappings and self._announces(Kind.UPDATE):
             objects = list(load(self, target, primary_keys(target, mappings)))

@@ -319,3 +319,17 @@ def startup_options(settings: dict[str, str]) -> str:
         escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
         words.append(f"-c {name}={escaped}")
     return " ".join(words)
+
+
+#: One row: which server and database this is, whatever its address.
+DATABASE_IDENTITY: Final = """
+    SELECT CAST(system_identifier AS text) AS system_identifier,
+        CAST(pg_catalog.current_database() AS text) AS database
+    FROM pg_catalog.pg_control_system()
+"""
+
+#: The number of a schema, which it keeps when it is renamed.
+SCHEMA_IDENTITY: Final = """
+    SELECT CAST(oid AS pg_catalog.int8) FROM pg_catalog.pg_namespace
+    WHERE nspname = CAST(:schema AS pg_catalog.name)
+"""

@@ -48,26 +48,69 @@ Errors of the server reach the caller as SQLAlchemy's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
+
+from onegov_orm._model_errors import (
+    InvalidUUID,
+    ModelNotFound,
+    MutableDefault,
+    NaiveDatetime,
+    NoCurrentLocale,
+    NotCacheable,
+    NotSerializable,
+    SelectableError,
+    StaleValue,
+    TreeError,
+)
+from onegov_orm._orm_error import OrmError, shown
 
 if TYPE_CHECKING:
     from onegov_orm.typing import Holder
 
-
-class OrmError(Exception):
-    """Something went wrong in onegov_orm."""
-
-    def __init__(self, message: str | None = None) -> None:
-        default = (type(self).__doc__ or type(self).__name__).partition("\n")[0]
-        super().__init__(message or default)
-
-    def __reduce__(self) -> Any:
-        """Travel between processes as data; constructors take other arguments."""
-        return _restore, (type(self), self.args), self.__dict__
+__all__ = [
+    "BulkChangeNotSupported",
+    "ConfigurationError",
+    "CopyFailed",
+    "CrossSchemaError",
+    "DumpDamaged",
+    "ExtensionMisplaced",
+    "ExtensionUnavailable",
+    "ForeignConnection",
+    "ForeignSchema",
+    "InvalidSchemaName",
+    "InvalidUUID",
+    "MigrationError",
+    "ModelNotFound",
+    "MutableDefault",
+    "NaiveDatetime",
+    "NoCurrentLocale",
+    "NoCurrentSchema",
+    "NotCacheable",
+    "NotInTrash",
+    "NotSerializable",
+    "OrmError",
+    "PermissionDenied",
+    "PointsBack",
+    "PoolExhausted",
+    "PoolerRestriction",
+    "ReadOnlySession",
+    "SchemaBusy",
+    "SchemaExists",
+    "SchemaNeeded",
+    "SchemaNotFound",
+    "SchemaSuspended",
+    "SearchPathMoved",
+    "SelectableError",
+    "StaleValue",
+    "TooManyLocks",
+    "TreeError",
+    "UncloneableObject",
+    "UnsupportedDatabase",
+    "UpgradeFailed",
+]
 
 
 class ConfigurationError(OrmError, ValueError):
@@ -80,8 +123,7 @@ class InvalidSchemaName(OrmError, ValueError):
     def __init__(self, name: object, rule: str) -> None:
         self.name = name
         self.rule = rule
-        shown = _shown(name)
-        super().__init__(f"{shown} is not a valid schema name: {rule}")
+        super().__init__(f"{shown(name)} is not a valid schema name: {rule}")
 
 
 class NoCurrentSchema(OrmError, LookupError):
@@ -89,10 +131,6 @@ class NoCurrentSchema(OrmError, LookupError):
 
     An `AsyncSessionManager` has it awaited, as ``await mgr.set_current_schema(name)``.
     """
-
-
-class NoCurrentLocale(OrmError, LookupError):
-    """No locale is set in this thread or task: call set_locale(default, current) first."""
 
 
 class SchemaNotFound(OrmError, LookupError):
@@ -328,83 +366,6 @@ class BulkChangeNotSupported(OrmError):
     """The rows that a bulk change touches can't be announced to the subscribers."""
 
 
-class ModelNotFound(OrmError, LookupError):
-    """No class has this polymorphic identity."""
-
-    def __init__(self, model: type[Any], identity: object, identities: Iterable[object]) -> None:
-        self.model = model
-        self.identity = identity
-        self.identities = tuple(identities)
-        there_are = ", ".join(map(_shown, self.identities)) or "none"
-        super().__init__(
-            f"no class of {model.__name__} has the polymorphic identity {_shown(identity)}: "
-            f"there are {there_are}. Import the module of the class first, or give a default"
-        )
-
-
-class MutableDefault(OrmError, ValueError):
-    """The default of a property would be shared by all objects."""
-
-    def __init__(self, default: object) -> None:
-        self.default = default
-        kind = type(default).__name__
-        super().__init__(
-            f"the default {_shown(default)} would be shared by all objects: use default={kind}, "
-            "or another callable that returns a new one"
-        )
-
-
-class NaiveDatetime(OrmError, ValueError, DontWrapMixin):
-    """A point in time lacks its time zone."""
-
-    def __init__(self, value: object, advice: str) -> None:
-        self.value = value
-        super().__init__(f"{_shown(value)} is no point in time without its time zone: {advice}")
-
-
-class NotSerializable(OrmError, TypeError, DontWrapMixin):
-    """A value can't be written as JSON; ``path`` tells where in there."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        self.path = path
-        super().__init__(
-            f"{path} can't be written as JSON, for {reason}: use what JSON has, dates, decimals "
-            "or UUIDs, or extend the serializers of the column's type"
-        )
-
-
-class InvalidUUID(OrmError, ValueError, DontWrapMixin):
-    """The value is not a UUID."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-        super().__init__(f"{_shown(value)} is not a UUID: give a uuid.UUID, or the text of one")
-
-
-class StaleValue(OrmError):
-    """The value was changed after the object it was read from had let go of it."""
-
-    def __init__(self, obj: object, attribute: str) -> None:
-        self.attribute = attribute
-        name = f"{type(obj).__name__}.{attribute}"
-        super().__init__(
-            f"a change would get lost, for {name} was expired or read again meanwhile, by a "
-            f"commit, rollback or refresh: take the value from .{attribute} anew"
-        )
-
-
-class NotCacheable(OrmError, TypeError):
-    """The value can't be kept in a cache that others read."""
-
-    def __init__(self, place: str, reason: str) -> None:
-        self.place = place
-        super().__init__(
-            f"{place} can't be cached, for {reason}: return plain data such as texts, numbers, "
-            "dates, tuples, lists and dictionaries of these, use request_cached, or give the "
-            "OrmCache a serializer for the type"
-        )
-
-
 class UpgradeFailed(OrmError):
     """An upgrade task failed, and its schema is as it was before."""
 
@@ -413,40 +374,6 @@ class UpgradeFailed(OrmError):
         #: That of the server's error, which tells whether trying again may help.
         self.sqlstate = sqlstate
         super().__init__(f'the upgrade task "{task}" failed: {reason}')
-
-
-class SelectableError(OrmError, ValueError):
-    """The SQL can't be made a selectable."""
-
-    def __init__(
-        self,
-        reason: str,
-        column: str | None = None,
-        line: int | None = None,
-        path: str | None = None,
-    ) -> None:
-        self.reason = reason
-        #: As it is written in the SQL.
-        self.column = column
-        self.line = line
-        #: The file with the SQL.
-        self.path = path
-        where = [] if path is None else [path]
-        if line is not None:
-            where.append(f"line {line}")
-        if column is not None:
-            where.append(f"column {_shown(column)}")
-        super().__init__(f"{', '.join(where)}: {reason}" if where else reason)
-
-
-class TreeError(OrmError, ValueError):
-    """An item of a tree can't have this place or this name."""
-
-    def __init__(self, item: object, reason: str) -> None:
-        #: The item, as it shows itself.
-        self.item = _shown(item)
-        self.reason = reason
-        super().__init__(f"{self.item}: {reason}")
 
 
 class PoolExhausted(OrmError, SQLAlchemyTimeoutError):
@@ -461,16 +388,3 @@ class PoolExhausted(OrmError, SQLAlchemyTimeoutError):
             + "\nLet sessions end sooner (commit, abort, or `with mgr.schema(...)`), or raise "
             "pool_size and max_overflow in pool_config."
         )
-
-
-def _restore(error_class: type[OrmError], args: tuple[Any, ...]) -> OrmError:
-    return error_class.__new__(error_class, *args)
-
-
-def _shown(value: object) -> str:
-    """Show any value, on one line of a bounded length."""
-    try:
-        shown = repr(value)
-    except Exception:
-        shown = f"<{type(value).__name__}>"
-    return f"{shown[:97]}..." if len(shown) > 100 else shown

@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 
 import onegov_orm
+from onegov_orm import errors
 
 PACKAGE = Path(onegov_orm.__file__).parent
 
 #: Imports point down, or sideways within a layer; never up.
 LAYERS = (
     # plain values: no I/O, no listeners
-    {"errors", "typing", "names", "marks", "context", "changes", "signals", "_sql", "_prelude",
+    {"_orm_error", "_model_errors", "errors", "typing", "names", "marks", "context", "changes",
+     "signals", "_sql", "_prelude",
      "_statements", "_lexer", "_fork", "_tasks", "_places", "_differences", "_queues",
      "_standing", "_version", "_serializers"},
     # what models are made of: it knows of no manager
@@ -230,16 +232,25 @@ def test_the_package_exports_what_it_imports() -> None:
     assert onegov_orm.__all__ == sorted(set(exported))
 
 
+def error_classes() -> set[str]:
+    """Return the names of all errors, in whichever module they are written."""
+    return {
+        node.name
+        for module in ("_orm_error", "_model_errors", "errors")
+        for node in tree_of(module).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
 def test_every_error_is_exported() -> None:
-    errors = {node.name for node in tree_of("errors").body if isinstance(node, ast.ClassDef)}
-    assert errors <= set(onegov_orm.__all__)
+    assert error_classes() <= set(onegov_orm.__all__)
+    assert sorted(error_classes()) == errors.__all__
 
 
 def test_the_tree_of_errors_is_drawn_in_full() -> None:
     drawing = ast.get_docstring(tree_of("errors")) or ""
-    for node in tree_of("errors").body:
-        if isinstance(node, ast.ClassDef):
-            assert re.search(rf"\b{node.name}\b", drawing)
+    for name in error_classes():
+        assert re.search(rf"\b{name}\b", drawing)
 
 
 def test_importing_the_package_loads_nothing_that_is_not_needed() -> None:

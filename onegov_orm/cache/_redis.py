@@ -33,4 +33,4 @@ class ExpiringRedisBackend(RedisBackend):
         return self.writer_client
 
 
-register_backend(NAME, __name__, "ExpiringRedisBackend")
+register_backend(NAME, __name__, "ExpiringRedisBackend")  # type: ignore[no-untyped-call]

@@ -42,10 +42,14 @@ next_moment: Callable[[], int] = itertools.count(1).__next__
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The generations of some keys, and the moment since when this process knows all of them."""
+    """The generations of some keys, and the moment since when this process knows all of them.
+
+    ``kept`` is what is kept in another place, None if that is nothing.
+    """
 
     generations: tuple[str, ...]
     known_since: int
+    kept: str | None
 
 
 class Generations:
@@ -57,12 +61,15 @@ class Generations:
         #: What could not be renewed when the store was out of reach.
         self._owed: set[str] = set()
 
-    def observe(self, keys: Sequence[str]) -> Observation | None:
-        """Return the generations, None while a writer is at work or without an answer."""
+    def observe(self, keys: Sequence[str], place: str) -> Observation | None:
+        """Return the generations, None while a writer is at work or without an answer.
+
+        What is kept in the place is read with the same message.
+        """
         try:
             self._pay()
             region: Any = self._region
-            found = region.get_multi(list(keys))
+            *found, kept = region.get_multi([*keys, place])
             fresh = {
                 key: token_hex(_TOKEN_BYTES)
                 for key, value in zip(keys, found, strict=True)
@@ -77,7 +84,9 @@ class Generations:
         if any(value.startswith(_MARK) for value in generations):
             return None
         moments = [self._moment(key, each) for key, each in zip(keys, generations, strict=True)]
-        return Observation(tuple(generations), max(moments))
+        return Observation(
+            tuple(generations), max(moments), None if kept is NO_VALUE else str(kept)
+        )
 
     def mark(self, keys: Collection[str]) -> None:
         """Say that a transaction is changing what the keys stand for."""

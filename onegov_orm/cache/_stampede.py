@@ -11,6 +11,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable
+from typing import Final
 
 from dogpile.cache import CacheRegion
 from dogpile.cache.api import NO_VALUE
@@ -18,59 +19,70 @@ from sqlalchemy.util import await_only
 
 logger = logging.getLogger("onegov_orm.cache")
 
+_SEPARATOR: Final = "|"
+
 
 class Stampede:
-    """Gets values from a region, and has each one made only once."""
+    """Has each value made only once, and keeps it in its place."""
 
     def __init__(self, region: CacheRegion, *, is_async: bool) -> None:
         self._region = region
-        self._get = self._get_in_loop if is_async else self._get_in_thread
+        self._alone = self._alone_in_loop if is_async else self._alone_among_all
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    def get(self, key: str, create: Callable[[], str]) -> str:
-        """Return the value of the key, made and kept if it is not there.
+    def get(self, place: str, stamp: str, create: Callable[[], str]) -> str:
+        """Return what is kept in the place under the stamp, made if that is nothing.
 
         Without an answer of the store it is made; what ``create`` raises is raised.
         """
-        return self._get(key, create)
 
-    def peek(self, key: str) -> str | None:
-        """Return the value of the key if it is there."""
+        def look_and_make() -> str:
+            found = unstamped(self._peek(place), stamp)
+            if found is None:
+                found = create()
+                self._keep(place, f"{stamp}{_SEPARATOR}{found}")
+            return found
+
+        return self._alone(f"{place}:{stamp}", look_and_make)
+
+    def _alone_among_all(self, key: str, make: Callable[[], str]) -> str:
+        making = _Making(make)
         try:
-            found = self._region.get(key)
+            # The lock is what it is about: nothing is kept under its key.
+            return str(self._region.get_or_create(key, making, should_cache_fn=lambda _: False))
+        except Exception as error:  # ours are told from the store's
+            if making.error is not None:
+                raise
+            _warn(error)
+            return make() if making.value is None else making.value
+
+    def _alone_in_loop(self, key: str, make: Callable[[], str]) -> str:
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        await_only(lock.acquire())
+        try:
+            return make()
+        finally:
+            lock.release()
+
+    def _peek(self, place: str) -> str | None:
+        try:
+            found = self._region.get(place)
         except Exception as error:  # whatever the store's client raises
             _warn(error)
             return None
         return None if found is NO_VALUE else str(found)
 
-    def _get_in_thread(self, key: str, create: Callable[[], str]) -> str:
-        making = _Making(create)
+    def _keep(self, place: str, value: str) -> None:
         try:
-            return str(self._region.get_or_create(key, making))
-        except Exception as error:  # ours are told from the store's
-            if making.error is not None:
-                raise
-            _warn(error)
-            return create() if making.value is None else making.value
-
-    def _get_in_loop(self, key: str, create: Callable[[], str]) -> str:
-        found = self.peek(key)
-        if found is not None:
-            return found
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        await_only(lock.acquire())
-        try:
-            found = self.peek(key)
-            return self._keep(key, create()) if found is None else found
-        finally:
-            lock.release()
-
-    def _keep(self, key: str, value: str) -> str:
-        try:
-            self._region.set(key, value)
+            self._region.set(place, value)
         except Exception as error:  # whatever the store's client raises
             _warn(error)
-        return value
+
+
+def unstamped(kept: str | None, stamp: str) -> str | None:
+    """Return what is kept, None if that is nothing, or is kept under another stamp."""
+    found, separator, text = (kept or "").partition(_SEPARATOR)
+    return text if separator and found == stamp else None
 
 
 class _Making:

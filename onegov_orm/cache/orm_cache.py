@@ -7,7 +7,7 @@ import json
 import math
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +17,11 @@ from dogpile.cache import CacheRegion
 from onegov_orm._units import sync_session
 from onegov_orm.cache._codec import Codec
 from onegov_orm.cache._events import BEGAN, MEMO, CacheEvents
-from onegov_orm.cache._generations import Generations, Observation
+from onegov_orm.cache._generations import Generations
 from onegov_orm.cache._identities import Identities
 from onegov_orm.cache._memo import MISSING, Memo
 from onegov_orm.cache._observers import concerned
-from onegov_orm.cache._stampede import Stampede
+from onegov_orm.cache._stampede import Stampede, unstamped
 from onegov_orm.cache.policies import TableChange
 from onegov_orm.cache.regions import refuse_pickles
 from onegov_orm.names import SchemaName
@@ -210,13 +210,19 @@ class OrmCache:
         """
         if not request.memo.touched.isdisjoint(keys):
             return make()
-        observed = self._generations.observe(sorted(keys))
+        schema, name, *variant = place
+        [kept_in] = self._full_keys(request.session, [f"{schema}:{name}:{_digest(variant)}"])
+        observed = self._generations.observe(sorted(keys), kept_in)
         if observed is None:
             return make()
-        key = self._value_key(request, place, observed)
+        number = self._identities.schema(request.session, schema, request.memo.identities)
+        stamp = _digest([self._version, number, *observed.generations])
+        kept = unstamped(observed.kept, stamp)
+        if kept is not None:
+            return kept
         if observed.known_since < self._began():
-            return self._stampede.get(key, make)
-        return self._stampede.peek(key) or make()
+            return self._stampede.get(kept_in, stamp, make)
+        return make()
 
     def _began(self) -> float:
         """Return when the sessions at work here took their first look at the database."""
@@ -250,14 +256,6 @@ class OrmCache:
             database = self._identities.database(session.connection)
         return {f"{database}:{name}" for name in names}
 
-    def _value_key(self, request: _Request, place: tuple[Any, ...], observed: Observation) -> str:
-        schema, name, *variant = place
-        number = self._identities.schema(request.session, schema, request.memo.identities)
-        facts = [self._version, number, *variant, *observed.generations]
-        text = json.dumps(facts, separators=(",", ":")).encode()
-        digest = hashlib.blake2b(text, digest_size=_DIGEST_BYTES).hexdigest()
-        return self._full_keys(request.session, [f"{schema}:{name}:{digest}"]).pop()
-
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -266,3 +264,9 @@ class _Request:
     schema: SchemaName
     session: Session
     memo: Memo
+
+
+def _digest(facts: Sequence[Any]) -> str:
+    """Return a short text that stands for the facts."""
+    text = json.dumps(facts, separators=(",", ":")).encode()
+    return hashlib.blake2b(text, digest_size=_DIGEST_BYTES).hexdigest()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, Dialect, Text
+from sqlalchemy import ARRAY, Dialect, String, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.operators import OperatorType
@@ -33,8 +34,7 @@ _WITH_JSON: Final = frozenset(
         operators.ge,
         operators.in_op,
         operators.not_in_op,
-        operators.between_op,
-        operators.not_between_op,
+        operators.and_,  # of BETWEEN
         operators.is_distinct_from,
         operators.is_not_distinct_from,
         operators.concat_op,
@@ -66,6 +66,14 @@ class JSON(TypeDecorator[Any]):
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """Return what JSON knows; raises `NotSerializable`."""
         return self.serializers.encode(value)
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str] | None:
+        """Return what writes values into SQL; SQLAlchemy has nothing for JSON."""
+        text: TypeEngine[str] = String()
+        quoted = text.literal_processor(dialect)
+        if quoted is None:
+            return None
+        return lambda value: f"JSONB {quoted(json.dumps(self.serializers.encode(value)))}"
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """Return the values that were written."""

@@ -54,7 +54,8 @@ class LowercaseText(TypeDecorator[str]):
         def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
             """Apply an operator, to what is lowercase if it compares."""
             if op in _TEXT_OPERATORS or isinstance(op, custom_op):
-                return type_coerce(self.expr, Text()).operate(op, *other, **kwargs)
+                result: ColumnElement[Any] = self._text(*other).operate(op, *other, **kwargs)
+                return result
             if kwargs.get("escape"):
                 kwargs["escape"] = kwargs["escape"].lower()
             return super().operate(op, *map(_lowered, other), **kwargs)
@@ -63,17 +64,21 @@ class LowercaseText(TypeDecorator[str]):
             self, op: OperatorType, other: Any, **kwargs: Any
         ) -> ColumnElement[Any]:
             """Apply an operator from the right side, to ordinary text."""
-            return type_coerce(self.expr, Text()).reverse_operate(op, other, **kwargs)
+            result: ColumnElement[Any] = self._text().reverse_operate(op, other, **kwargs)
+            return result
+
+        def _text(self, *other: Any) -> Any:
+            others = [getattr(each, "type", None) for each in other]
+            if isinstance(self.expr, BindParameter) and not any(map(_is_lowercase_type, others)):
+                # Values that SQLAlchemy makes a pattern of are still to become lowercase.
+                return Text.Comparator(self.expr)
+            return type_coerce(self.expr, Text())
 
     comparator_factory = Comparator
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Return the value in lowercase."""
         return None if value is None else value.lower()
-
-    def process_literal_param(self, value: str | None, dialect: Dialect) -> Any:
-        """Return the same as for a parameter."""
-        return self.process_bind_param(value, dialect)
 
     def normalized(self, value: Any) -> Any:
         """Return texts in lowercase."""
@@ -97,7 +102,11 @@ def _is_lowercase(expression: ColumnElement[Any]) -> bool:
     if isinstance(expression, BindParameter) and isinstance(expression.type, NullType):
         return True
     is_text = not isinstance(expression, (CollectionAggregate, Null))
-    return isinstance(expression.type, LowercaseText) or not is_text
+    return _is_lowercase_type(expression.type) or not is_text
+
+
+def _is_lowercase_type(sql_type: object) -> bool:
+    return isinstance(sql_type, LowercaseText)
 
 
 def _lowered_select(statement: SelectBase) -> SelectBase:

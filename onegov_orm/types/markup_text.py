@@ -26,10 +26,6 @@ class MarkupText(TypeDecorator[Markup]):
         """Return the markup as text, for drivers and literals would escape quotes as in HTML."""
         return None if value is None else str(escape(value))
 
-    def process_literal_param(self, value: Any, dialect: Dialect) -> Any:
-        """Return the same as for a parameter."""
-        return self.process_bind_param(value, dialect)
-
     def process_result_value(self, value: str | None, dialect: Dialect) -> Markup | None:
         """Return the text as markup."""
         return None if value is None else Markup(value)  # noqa: S704

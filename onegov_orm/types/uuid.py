@@ -36,10 +36,6 @@ class UUID(TypeDecorator[uuid.UUID]):
             return value
         raise InvalidUUID(value)
 
-    def process_literal_param(self, value: Any, dialect: Dialect) -> Any:
-        """Return the same as for a parameter."""
-        return self.process_bind_param(value, dialect)
-
     def process_result_value(self, value: Any, dialect: Dialect) -> uuid.UUID | None:
         """Return the UUID as the standard library has it; asyncpg has a class of its own."""
         if value is None or value.__class__ is uuid.UUID:

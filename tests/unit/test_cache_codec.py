@@ -58,7 +58,7 @@ codec = Codec()
 def shape(value: Any) -> Any:
     """Return the value with its types, which comparisons of numbers and texts overlook."""
     if isinstance(value, dict):
-        return dict, {repr(key): shape(each) for key, each in value.items()}
+        return dict, [(shape(key), shape(each)) for key, each in value.items()]
     if isinstance(value, (list, tuple)):
         return type(value), [shape(each) for each in value]
     if isinstance(value, (set, frozenset)):

@@ -68,7 +68,7 @@ def shape(value: Any) -> Any:
     return type(value), str(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(values)
 def test_a_value_comes_back_as_it_was(value: Any) -> None:
     assert shape(codec.decode(codec.encode(value, "x"))) == shape(value)

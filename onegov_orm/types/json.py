@@ -19,9 +19,14 @@ from onegov_orm.types._tracked_attributes import track
 
 __all__ = ["JSON"]
 
-#: Those that want a key, or several, instead of JSON on their right side.
-_KEY: Final = "?"
-_KEYS: Final = ("?|", "?&")
+#: What operators of PostgreSQL's have on their right side, unless it is JSON.
+_RIGHT_SIDES: Final[dict[str, TypeEngine[Any]]] = {
+    "?": Text(),
+    "?|": ARRAY(Text()),
+    "?&": ARRAY(Text()),
+    "@?": JSONB.JSONPathType(),
+    "@@": JSONB.JSONPathType(),
+}
 
 #: Those that compare JSON with JSON; others know better what they want.
 _WITH_JSON: Final = frozenset(
@@ -54,6 +59,7 @@ class JSON(TypeDecorator[Any]):
 
     impl = JSONB
     cache_ok = True
+    hashable = False
 
     def __init__(self, serializers: Serializers = default_serializers) -> None:
         super().__init__(none_as_null=True)
@@ -81,17 +87,15 @@ class JSON(TypeDecorator[Any]):
 
     def compare_values(self, x: Any, y: Any) -> bool:
         """Tell whether two values are written alike: 1 is not true, and 1.0 is not 1."""
-        return bool(x == y) and self._text(x) == self._text(y)
+        return x is y or (bool(x == y) and self._text(x) == self._text(y))
 
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
         """Return the type of what stands on the right side of an operator."""
         symbol = getattr(op, "opstring", None)
         if op in _WITH_JSON or symbol in _WITH_JSON_SYMBOLS:
             return self
-        if symbol == _KEY:
-            return Text()
-        if symbol in _KEYS:
-            return ARRAY(Text())
+        if symbol in _RIGHT_SIDES:
+            return _RIGHT_SIDES[symbol]
         return self.impl_instance.coerce_compared_value(op, value)
 
     def _text(self, value: Any) -> str | None:

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Text, cast, func, insert, literal, null, select, text, type_coerce, update
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from onegov_orm import NotSerializable
@@ -275,6 +276,13 @@ def test_a_subquery_keeps_the_type(session: Session) -> None:
     assert session.scalar(select(inner.c.day).where(inner.c.day == date(2024, 7, 1))) == date(
         2024, 7, 1
     )
+
+
+@with_session
+def test_values_have_no_hash_to_make_rows_unique(session: Session) -> None:
+    store(session, {"a": 1})
+    with pytest.raises(InvalidRequestError, match=r"JSON\(\).*non-hashable"):
+        session.execute(select(Page.meta)).unique().all()
 
 
 @pytest.mark.parametrize(

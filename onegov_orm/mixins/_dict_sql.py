@@ -27,12 +27,18 @@ from sqlalchemy import (
     case,
     cast,
     func,
-    literal_column,
 )
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import ColumnClause
 from sqlalchemy.types import TypeEngine
 
 from onegov_orm import types
 from onegov_orm._sql import quote_literal
+
+_dialect: Any = postgresql.dialect
+_SERVER: Final = _dialect()
 
 _NUMBER: Final = "^-?[0-9]+(?:[.][0-9]+)?$"
 _DAY: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -74,7 +80,10 @@ class Scalar:
             # A text that begins like a mark is stored behind another.
             pattern = inlined(f"^__str__@(?={_MARK})")
             return func.regexp_replace(text, pattern, inlined(""), type_=self.sql_type())
-        return cast(func.substring(text, inlined(self.pattern)), self.sql_type)
+        # SQLAlchemy names a CAST after what is in there, and an operator after the property.
+        kind = self.sql_type()
+        name: Any = Inlined(kind.compile(dialect=_SERVER), is_literal=True)
+        return func.substring(text, inlined(self.pattern)).op("::", return_type=kind)(name)
 
     def write(self, value: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the JSON of an expression, as Python would have written it."""
@@ -94,7 +103,7 @@ SCALARS: Final[Mapping[type, Scalar]] = MappingProxyType(
     {
         bool: Scalar(Boolean, "^(?:true|false)$"),
         int: Scalar(WholeNumber, _NUMBER),
-        float: Scalar(Double, _NUMBER),
+        float: Scalar(Double, "^-?[0-9]{1,255}[0-9]{0,54}(?:[.][0-9]+)?$"),
         Markup: Scalar(types.MarkupText),
         str: Scalar(Text),
         Decimal: Scalar(
@@ -119,9 +128,25 @@ SCALARS: Final[Mapping[type, Scalar]] = MappingProxyType(
 )
 
 
+class Inlined(ColumnClause[str]):
+    """A text that stands in the statement: the same wherever it is grouped by, or indexed.
+
+    SQLAlchemy looks for the columns of an index, and takes a literal column for one.
+    """
+
+    __visit_name__ = "onegov_orm_inlined"
+    inherit_cache = True
+
+
+@compiles(Inlined)
+def _compile_inlined(text: Inlined, compiler: SQLCompiler, **options: Any) -> str:
+    as_column: Any = compiler.visit_column
+    return str(as_column(text, **options))
+
+
 def inlined(text: str) -> ColumnElement[str]:
-    """Return a text that stands in the statement, the same wherever it is grouped by."""
-    return literal_column(quote_literal(text), Text())
+    """Return a text as a part of the statement."""
+    return Inlined(quote_literal(text), Text(), is_literal=True)
 
 
 def scalar_of(value_type: Any) -> Scalar | None:

@@ -29,10 +29,10 @@ class ContentMixin:
     """Adds the dictionaries ``meta`` and ``content``."""
 
     #: What is small, and needed wherever the object is: it is loaded with the object.
-    meta: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    meta: Mapped[dict[str, Any]] = mapped_column(JSON, insert_default=dict)
 
     #: What is long, such as texts: it is loaded when it is first asked for.
-    content: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, deferred=True)
+    content: Mapped[dict[str, Any]] = mapped_column(JSON, insert_default=dict, deferred=True)
 
 
 class DictPropertyFactory(Protocol):

@@ -93,6 +93,7 @@ class dict_property(hybrid_property[T], Generic[T]):  # noqa: N801
         self.key: Any = key
         self.default = default
         self._value_type = value_type
+        self._is_float = value_type is float or isinstance(default, float)
         self._pending = PendingDefaults()
         super().__init__(**self._accessors())
         # That of the accessor is no name for the property.
@@ -166,7 +167,9 @@ class dict_property(hybrid_property[T], Generic[T]):  # noqa: N801
         data = getattr(instance, self.attribute)
         value = _MISSING if data is None else data.get(self.key, _MISSING)
         if value is not _MISSING:
-            return value
+            # JSON has one kind of numbers: a float from 1e16 comes back from the server as a
+            # whole number, and not even an equal one.
+            return _as_float(value) if self._is_float and type(value) is int else value
         value = self._default()
         if isinstance(value, (dict, list)):
             return self._pending.give(instance, value, self._store)
@@ -209,6 +212,13 @@ class dict_property(hybrid_property[T], Generic[T]):  # noqa: N801
     def _assign(self, owner: Any, value: Any) -> list[tuple[Any, Any]]:
         column = getattr(owner, self.attribute)
         return [assignment(column, self.key, value, self.value_type)]
+
+
+def _as_float(number: int) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return number
 
 
 def _known_expressions(owner: Any) -> dict[Any, ColumnElement[Any]]:

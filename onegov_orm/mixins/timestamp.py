@@ -26,7 +26,7 @@ class TimestampMixin:
     @classmethod
     def created(cls) -> Mapped[datetime]:
         """When the row was inserted."""
-        return mapped_column(UTCDateTime, default=cls.timestamp)
+        return mapped_column(UTCDateTime, insert_default=cls.timestamp)
 
     @declared_attr
     @classmethod

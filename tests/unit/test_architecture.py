@@ -32,7 +32,8 @@ LAYERS = (
      "_declarations", "aggregates", "_aggregate", "_aggregate_statements", "_aggregating",
      "_correcting",
      "sql", "_select_list", "_listed_columns", "_parameters", "_type_names", "func", "debug",
-     "_analysis", "_shortened", "_statement_events", "_query_reports"},
+     "_analysis", "_shortened", "_statement_events", "_query_reports",
+     "abstract.*", "utils", "_query_chain", "_url_names"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
     {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg",
      "_psycopg", "_driver_psycopg_async", "_driver_asyncpg", "_plans", "_readonly",

@@ -27,11 +27,17 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(sqlalchemy|blinker|collections|contextlib|datetime|os|pathlib|types|typing)\..*",
+        r"(sqlalchemy|blinker|collections|contextlib|datetime|decimal|os|pathlib|types|typing)\..*",
     ),
     (r"py:.*", r"(threading\.Event|datetime|timedelta|MetaData|ModuleType|Operations)"),
     (r"py:.*", r"(Any|Callable|Collection|Final|Iterator|Literal|Mapping|Self|Sequence)(\[.*)?"),
     (r"py:.*", r"(AbstractContextManager|Connection|Engine|Path|PathLike|Session|Signal|URL)"),
+    (r"py:.*", r"(markupsafe|dogpile)\..*"),
+    (r"py:.*", r"(Coroutine|TypeIs|ColumnExpressionArgument|Function|TypeDecorator|CacheRegion)"),
+    (r"py:.*", r"(hybrid_property|SupportsRichComparison|Query|Table|Subquery|TextIO|Markup)"),
+    # Type variables, and what only type checkers use.
+    (r"py:.*", r"(onegov_orm\.([a-z_]+\.)*)?([A-Z]|[A-Za-z]+T|[A-Z]_co)"),
+    (r"py:.*", r"onegov_orm\.(mixins\.content\.\w+Factory|cache\.descriptors\.\w+Decorator)"),
     (r"py:.*", r"(TracebackType|DeclarativeBase|Hook|IdentityKey|IsolationLevel|StopMode)"),
     # What the library itself has, but for its own use.
     (r"py:.*", r"(Binaries|Check|FleetContext|Holder|Modules|OnProgress|OnResult|Step)"),

@@ -54,20 +54,26 @@ def escaped(value: Any) -> Any:
 
 
 class Slot(FunctionElement[Any]):
-    """A key of a JSON column, to be assigned to: several of one column can be, at once."""
+    """A key of a JSON column, to be assigned to: several of one column can be, at once.
+
+    After an UPDATE the session looks for the attributes of the columns that were set, and loads
+    them anew. It finds that of a slot too, which has the hash of its column.
+    """
 
     type = JSONB()
     inherit_cache = True
+
+    def __eq__(self, other: object) -> Any:
+        return self is other
+
+    def __hash__(self) -> int:
+        column, _ = self.clauses
+        return hash(column)
 
 
 @compiles(Slot)
 def _compile_slot(slot: Slot, compiler: SQLCompiler, **options: Any) -> str:
     column, key = slot.clauses
-    # Objects of the session have their dictionary loaded anew, as after any change in SQL.
-    # A compiler that shows an expression has no such list.
-    postfetch: list[Any] | None = getattr(compiler, "postfetch", None)
-    if postfetch is not None:
-        postfetch.append(column)
     place = compiler.process(column, **{**options, "include_table": False})
     return f"{place}[{compiler.process(key)}]"
 
@@ -83,14 +89,12 @@ def _json_of(column: Any, value: Any) -> ColumnElement[Any]:
     """Return a value as the column's type writes it, as a part of the statement."""
     serializers = getattr(column.type, "serializers", None)
     structure = value if serializers is None else serializers.encode(value)
-    # A percent sign might be taken for the beginning of a parameter.
-    return cast(inlined(json.dumps(structure).replace("%", "\\u0025")), JSONB)
+    return cast(inlined(json.dumps(structure)), JSONB)
 
 
 def _json_of_expression(value: ColumnElement[Any], value_type: Any) -> ColumnElement[Any]:
-    if isinstance(getattr(value.type, "impl", value.type), JSON):
-        return value
-    scalar = scalar_of(value_type) or _scalar_of_expression(value)
+    is_json = isinstance(getattr(value.type, "impl", value.type), JSON)
+    scalar = None if is_json else scalar_of(value_type) or _scalar_of_expression(value)
     return func.to_jsonb(value) if scalar is None else scalar.write(value)
 
 

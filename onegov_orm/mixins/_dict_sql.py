@@ -146,7 +146,11 @@ def _compile_inlined(text: Inlined, compiler: SQLCompiler, **options: Any) -> st
 
 def inlined(text: str) -> ColumnElement[str]:
     """Return a text as a part of the statement."""
-    return Inlined(quote_literal(text), Text(), is_literal=True)
+    quoted = quote_literal(text)
+    if "%" in quoted:
+        # It might be taken for the beginning of a parameter.
+        quoted = f"E{quoted.removeprefix('E')}".replace("%", "\\x25")
+    return Inlined(quoted, Text(), is_literal=True)
 
 
 def scalar_of(value_type: Any) -> Scalar | None:

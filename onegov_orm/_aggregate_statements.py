@@ -6,18 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
+    CTE,
     JSON,
     Boolean,
     Column,
     ColumnElement,
     Select,
-    Subquery,
     Text,
     bindparam,
     cast,
+    column,
     func,
     or_,
     select,
+    table,
     tuple_,
     update,
 )
@@ -73,20 +75,24 @@ class Update:
             select(*keys).where(_is_among(keys)).order_by(*keys).with_for_update(key_share=True)
         )
         fresh = self._fresh()
+        # As a table of that name: the columns of the query itself would make SQLAlchemy take the
+        # statement for one of the ORM's, which synchronizes the session in its own way.
+        named = table(fresh.name, *(column(each.key, each.type) for each in fresh.c))
         values = {
-            each.column: fresh.c[f"value_{number}"] for number, each in enumerate(aggregates)
+            each.column: named.c[f"value_{number}"] for number, each in enumerate(aggregates)
         }
         is_forced = bindparam(_IS_FORCED, False, Boolean())
         #: Corrects the owners that have the keys, and returns those that it changed.
         self.statement = (
             update(first.column.table)
             .values(values)
-            .where(*(key == fresh.c[f"key_{number}"] for number, key in enumerate(keys)))
+            .where(*(key == named.c[f"key_{number}"] for number, key in enumerate(keys)))
             .where(or_(is_forced, *(_differ(*each) for each in values.items())))
             .returning(*keys, *columns.values())
+            .add_cte(fresh)
         )
 
-    def _fresh(self) -> Subquery:
+    def _fresh(self) -> CTE:
         """Return the primary keys of the owners, and the aggregates as they should be."""
         is_circular = any(each.is_circular for each in self.aggregates)
         owner: Any = aliased(self.mapper.class_) if is_circular else self.mapper.class_
@@ -98,7 +104,7 @@ class Update:
                 *(value.label(f"value_{number}") for number, value in enumerate(values)),
             )
             .where(_is_among(keys))
-            .subquery("fresh")
+            .cte("onegov_fresh")
         )
 
 
@@ -123,23 +129,23 @@ def _value(aggregate: Aggregate, owner: Any) -> ColumnElement[Any]:
     return value
 
 
-def _differ(column: Column[Any], value: Any) -> ColumnElement[bool]:
-    if isinstance(column.type, JSON) and not isinstance(column.type, JSONB):
+def _differ(own: Column[Any], value: Any) -> ColumnElement[bool]:
+    if isinstance(own.type, JSON) and not isinstance(own.type, JSONB):
         # There is no equality of such values.
-        return cast(column, Text).is_distinct_from(cast(value, Text))
+        return cast(own, Text).is_distinct_from(cast(value, Text))
     # As the column will have it, for instance with less digits.
-    return column.is_distinct_from(cast(value, column.type))
+    return own.is_distinct_from(cast(value, own.type))
 
 
 def _changed_by_any_update(aggregate: Aggregate) -> dict[str, Any]:
     """Return the attributes, with their columns, that any update of the owner changes."""
     return {
-        attribute.key: column
+        attribute.key: each
         for attribute in aggregate.mapper.column_attrs
-        for column in attribute.columns
-        if isinstance(column, Column)
-        and column.table is aggregate.column.table
-        and (column.onupdate is not None or column.server_onupdate is not None)
+        for each in attribute.columns
+        if isinstance(each, Column)
+        and each.table is aggregate.column.table
+        and (each.onupdate is not None or each.server_onupdate is not None)
     }
 
 
@@ -147,8 +153,8 @@ def _own_primary_key(aggregate: Aggregate) -> list[Any]:
     """Return the primary key in the table of the column, in the order of the mapper's."""
     mapper = aggregate.mapper
     own = {
-        mapper.get_property_by_column(column).key: column
-        for column in aggregate.column.table.primary_key
+        mapper.get_property_by_column(each).key: each
+        for each in aggregate.column.table.primary_key
     }
     return [own[key] for key in primary_key_attributes(mapper)]
 

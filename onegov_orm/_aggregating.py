@@ -16,13 +16,11 @@ from onegov_orm._aggregate_statements import Key
 from onegov_orm._correcting import Correction, Owners, Touched, load_owners, owners_of
 from onegov_orm._declarations import Declarations
 from onegov_orm._flush_hooks import Flush, FlushHook
-from onegov_orm._walking import changes_of, has_changed
+from onegov_orm._walking import UNKNOWN, before, has_changed
 from onegov_orm.errors import ConfigurationError
 
 # Aggregates of aggregates may be as many levels deep; beyond that they go in a circle.
 _MOST_ROUNDS: Final = 1000
-
-_UNKNOWN: Final = object()
 
 #: The attributes of objects that were set inside of a savepoint.
 _SetAttributes: TypeAlias = weakref.WeakKeyDictionary[InstanceState[Any], set[str]]
@@ -45,17 +43,17 @@ class Touch:
         """Tell whether only the database knows to whom the object belongs."""
         if self.link is None:
             return bool(self.own_level)
-        known = [_before(state, key) for key in self.link]
-        return self.own_level is not None and _UNKNOWN in known
+        known = [before(state.obj(), key) for key in self.link]
+        return self.own_level is not None and UNKNOWN in known
 
     def keys(self, state: InstanceState[Any], is_deleted: bool) -> Iterator[Key]:
         """Yield the primary keys, on its level, of what an object touches that was flushed."""
         if self.link is not None:
             for key in (
-                tuple(_before(state, name) for name in self.link),
+                tuple(before(state.obj(), name) for name in self.link),
                 tuple(state.dict.get(name) for name in self.link),
             ):
-                if not any(value is None or value is _UNKNOWN for value in key):
+                if not any(value is None or value is UNKNOWN for value in key):
                     yield key
         elif not is_deleted:
             yield tuple(state.mapper.primary_key_from_instance(state.obj()))
@@ -191,16 +189,6 @@ def _own_keys(mapper: Mapper[Any]) -> Iterator[str]:
 
 def _identity(state: InstanceState[Any]) -> Key:
     return tuple(state.key[1]) if state.key is not None else ()
-
-
-def _before(state: InstanceState[Any], key: str) -> Any:
-    """Return the value that an attribute has in the database, if it is known."""
-    history = changes_of(state.obj(), key)
-    if history.has_changes():
-        # What a new object has, it had not before.
-        known = history.deleted or ([None] if state.key is None else [_UNKNOWN])
-        return known[0]
-    return state.dict.get(key, _UNKNOWN)
 
 
 def _merge(owners: Owners, others: Owners) -> None:

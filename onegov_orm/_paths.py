@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, RelationshipProperty
+from sqlalchemy.orm import ColumnProperty, Mapper, RelationshipProperty
 from sqlalchemy.orm.exc import UnmappedColumnError
 from sqlalchemy.orm.interfaces import MANYTOONE
 
@@ -52,7 +52,7 @@ def parse_path(mapper: Mapper[Any], path: str, used_by: str) -> tuple[Path, list
             )
         key = mapper.synonyms[name].name if name in mapper.synonyms else name
         attribute = mapper.attrs.get(key)
-        if not isinstance(attribute, (ColumnProperty, RelationshipProperty, CompositeProperty)):
+        if not isinstance(attribute, (ColumnProperty, RelationshipProperty)):
             raise ConfigurationError(
                 f"{used_by} can't follow {path!r}: {mapper.class_.__name__}.{key} is neither a "
                 "mapped column nor a relationship"
@@ -65,8 +65,6 @@ def parse_path(mapper: Mapper[Any], path: str, used_by: str) -> tuple[Path, list
 
 
 def _step(attribute: Any, complaint: str) -> Step:
-    if isinstance(attribute, CompositeProperty):
-        return Step(attribute.key, tuple(each.key for each in attribute.props))
     if not isinstance(attribute, RelationshipProperty):
         return Step(attribute.key, (attribute.key,))
     if attribute.lazy in _QUERIES:

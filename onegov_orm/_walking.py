@@ -15,6 +15,9 @@ from onegov_orm._paths import Path, Step
 # What is known without asking the database, what waits for a collection to be loaded included.
 _KNOWN: Final = PassiveFlag.PASSIVE_NO_INITIALIZE | PassiveFlag.INCLUDE_PENDING_MUTATIONS
 
+#: What stands for a value that only the database knows.
+UNKNOWN: Final = object()
+
 
 class View:
     """The objects of a session as they will be linked after the flush.
@@ -28,6 +31,10 @@ class View:
         #: The collections that are not what the database will have: owners and names.
         self.stale: list[tuple[Any, str]] = []
         self._arrivals: dict[tuple[int, str], list[Any]] = {}
+
+    def is_deleted(self, obj: Any) -> bool:
+        """Tell whether an object is going to be deleted, or was: collections still have it."""
+        return obj in self.deleted or instance_state(obj).was_deleted
 
     def value_at(self, obj: Any, path: Path) -> Any:
         """Return what is at the end of a path: a list if a collection is on the way.
@@ -73,6 +80,9 @@ class View:
         for each in linked(owner, step):
             if link is None or not has_changed(each, link.watched) or related(each, link) is owner:
                 yield each
+            else:
+                # It left without the collection being told.
+                self.stale.append((owner, step.key))
         yield from self._arrivals.get((id(owner), step.key), ())
 
     def _backwards(self, obj: Any, step: Step) -> Iterable[Any]:
@@ -80,7 +90,7 @@ class View:
 
     def _objects(self, objects: Iterable[Any]) -> list[Any]:
         found = {id(each): each for each in objects if each is not None}
-        return [each for each in found.values() if each not in self.deleted]
+        return [each for each in found.values() if not self.is_deleted(each)]
 
 
 def changes_of(obj: Any, key: str) -> History:
@@ -92,6 +102,18 @@ def has_changed(obj: Any, keys: Iterable[str]) -> bool:
     """Tell whether one of the attributes was changed since the last flush."""
     state = instance_state(obj)
     return any(state.get_history(key, _KNOWN).has_changes() for key in keys)
+
+
+def before(obj: Any, key: str) -> Any:
+    """Return the value that an attribute has in the database, if it is known."""
+    history = changes_of(obj, key)
+    state = instance_state(obj)
+    if not history.has_changes():
+        return state.dict.get(key, UNKNOWN)
+    if history.deleted:
+        return history.deleted[0]
+    # What a new object has, it had not before.
+    return None if state.key is None else UNKNOWN
 
 
 def linked(obj: Any, step: Step) -> Iterable[Any]:
@@ -134,15 +156,22 @@ def _formerly(obj: Any, step: Step) -> Iterator[Any]:
     yield from changes_of(obj, reverse.key).deleted
     if reverse.foreign_keys and instance_state(obj).persistent:
         # The relationship may never have been loaded.
-        yield _find(obj, reverse, [_before(obj, key) for key in reverse.foreign_keys])
+        yield _find(obj, reverse, _keys_before(obj, reverse))
 
 
-def _before(obj: Any, key: str) -> Any:
-    """Return the value that an attribute has in the database."""
-    history = changes_of(obj, key)
-    if history.has_changes():
-        return history.deleted[0] if history.deleted else None
-    return getattr(obj, key)
+def _keys_before(obj: Any, step: Step) -> list[Any]:
+    """Return the foreign key that an object has in the database."""
+    keys = [before(obj, key) for key in step.foreign_keys]
+    if UNKNOWN not in keys:
+        return keys
+    state = instance_state(obj)
+    if state.session is None or state.identity is None:
+        return [None]
+    columns = (getattr(state.class_, key) for key in step.foreign_keys)
+    pairs = zip(state.mapper.primary_key, state.identity, strict=True)
+    statement = select(*columns).where(*(one == other for one, other in pairs))
+    row = state.session.execute(statement).one_or_none()
+    return [None] if row is None else list(row)
 
 
 def _ask(obj: Any, step: Step) -> Iterable[Any]:

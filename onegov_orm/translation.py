@@ -13,10 +13,10 @@ translated, in Python and in queries alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar
 
 from markupsafe import Markup, escape
-from sqlalchemy import JSON, String, Text, bindparam, case, cast, func, literal, type_coerce
+from sqlalchemy import JSON, String, Text, bindparam, case, cast, func, literal
 from sqlalchemy.dialects.postgresql import HSTORE, JSONB
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped
@@ -25,6 +25,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from onegov_orm._model_manager import executing_manager, manager_of
 from onegov_orm.errors import ConfigurationError, NoCurrentLocale
+from onegov_orm.types import MarkupText
 
 T = TypeVar("T", bound=Any)
 
@@ -57,6 +58,9 @@ def locales_of(manager: Any | None) -> Locales:
 # statement without quoting it, and keeps statements that use it out of SQLAlchemy's cache.
 class TranslationHybrid(hybrid_property[T]):
     """An attribute that reads and writes one translation of a column."""
+
+    #: The type that queries give it.
+    selected_as: ClassVar[TypeEngine[Any]] = Text()
 
     def __init__(self, column: Any) -> None:
         self._column = column
@@ -103,10 +107,10 @@ class TranslationHybrid(hybrid_property[T]):
     def _select(self, owner: Any) -> ColumnElement[Any]:
         column = getattr(owner, str(self._key))
         operator = "->" if isinstance(_storage_of(column), HSTORE) else "->>"
-        current, default = (
+        texts = (
             column.op(operator, return_type=Text())(locale) for locale in (_CURRENT, _DEFAULT)
         )
-        return self.selected(func.coalesce(current, default))
+        return func.coalesce(*texts, type_=self.selected_as)
 
     def _update(self, cls: Any, value: Any) -> list[tuple[Any, Any]]:
         column = getattr(cls, str(self._key))
@@ -125,13 +129,11 @@ class TranslationHybrid(hybrid_property[T]):
         text: str | None = value
         return text
 
-    def selected(self, expression: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Return the expression as queries have it."""
-        return expression
-
 
 class TranslationMarkupHybrid(TranslationHybrid[Markup | None]):
     """The same for HTML: it gives Markup, and escapes what is none."""
+
+    selected_as = MarkupText()
 
     def __set__(self, instance: object, value: Any) -> None:
         super().__set__(instance, value)
@@ -147,12 +149,6 @@ class TranslationMarkupHybrid(TranslationHybrid[Markup | None]):
         Markup would escape once more.
         """
         return None if value is None else str.__str__(escape(value))
-
-    def selected(self, expression: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Have queries return Markup."""
-        from onegov_orm.types import MarkupText
-
-        return type_coerce(expression, MarkupText)
 
 
 def translation_hybrid(column: Mapped[Translations]) -> TranslationHybrid[str | None]:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import Any
+from threading import Barrier
 
 import pytest
 import transaction
 from sqlalchemy import (
-    JSON,
     Column,
     ColumnElement,
     ForeignKey,
     Integer,
     Numeric,
-    String,
     Table,
     and_,
+    create_engine,
+    delete,
     func,
+    insert,
     select,
     text,
+    update,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from onegov_orm.aggregates import aggregated
+from onegov_orm.errors import BulkChangeNotSupported
+from tests.asynchronous import in_loop
+from tests.integration.conftest import Listener
+from tests.provisioning import statements_of
 
 
 class Base(DeclarativeBase):
@@ -80,9 +89,9 @@ class Topic(Base):
     def loved_count(self) -> ColumnElement[int]:
         return func.count()
 
-    @aggregated("tags", mapped_column(String))
-    def tag_names(self) -> ColumnElement[str]:
-        return func.string_agg(Tag.name, text("',' ORDER BY tags.name"))
+    @aggregated("tags", mapped_column(Integer))
+    def weight(self) -> ColumnElement[int]:
+        return func.sum(Tag.weight)
 
     @aggregated("comments", mapped_column(Numeric(10, 2)))
     def average(self) -> ColumnElement[Decimal]:
@@ -104,6 +113,7 @@ class Tag(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
+    weight: Mapped[int] = mapped_column(default=1)
     topics: Mapped[list[Topic]] = relationship(secondary=membership, back_populates="tags")
 
 
@@ -115,6 +125,11 @@ def mgr(new_town):
 @pytest.fixture
 def session(mgr):
     return mgr.session()
+
+
+@pytest.fixture
+def listen():
+    return Listener
 
 
 def saved(session, *objects):
@@ -224,20 +239,20 @@ def test_a_condition_of_the_relationship_counts(session):
 
 
 def test_many_to_many_from_either_side(session):
-    saved(session, Topic(name="a"), Topic(name="b"), Tag(name="x"), Tag(name="y"))
+    saved(session, Topic(name="a"), Topic(name="b"), Tag(name="x"), Tag(name="y", weight=10))
     a, b = topic(session), topic(session, "b")
     x, y = session.scalars(select(Tag).order_by(Tag.name))
     a.tags.append(x)
     y.topics += [a, b]
     session.flush()
-    assert (a.tag_names, b.tag_names) == ("x,y", "y")
+    assert (a.weight, b.weight) == (11, 10)
     y.topics.remove(a)
-    x.name = "z"
+    x.weight = 100
     session.flush()
-    assert (a.tag_names, b.tag_names) == ("z", "y")
+    assert (a.weight, b.weight) == (100, 10)
     session.delete(y)
     session.flush()
-    assert (a.tag_names, b.tag_names) == ("z", None)
+    assert (a.weight, b.weight) == (100, None)
 
 
 def test_paths_of_several_steps(session):
@@ -269,3 +284,180 @@ def test_an_aggregate_of_aggregates(session):
     session.add(Comment(topic=topic(session)))
     session.flush()
     assert forum.comment_count == 2
+
+
+# -- when, and what else happens
+
+
+def test_what_does_not_matter_asks_the_server_nothing(mgr, session):
+    saved(session, Topic(name="a", comments=[Comment(note="old")]))
+    comment, found = session.scalars(select(Comment)).one(), topic(session)
+    comment.note = found.name = "new"
+    with statements_of(mgr) as statements:
+        session.flush()
+    assert [each.partition(" ")[0] for each in statements] == ["UPDATE", "UPDATE"]
+
+
+def test_only_owners_of_what_was_touched_are_looked_at(mgr, session):
+    saved(session, *(Topic(name=name, comments=[Comment()]) for name in "abcdefghi"))
+    everything = [*session.scalars(select(Topic)), *session.scalars(select(Comment))]
+    everything[0].comments.append(Comment())
+    with statements_of(mgr) as statements:
+        session.flush()
+    assert not any("onegov_keys_2" in each for each in statements)
+
+
+def test_owners_of_one_table_are_corrected_with_one_statement(mgr, session):
+    saved(session, *(Topic(name=name) for name in "abc"))
+    for each in session.scalars(select(Topic)).all():
+        each.comments = [Comment(votes=10), Comment(votes=2)]
+    with statements_of(mgr) as statements:
+        session.flush()
+    assert len([each for each in statements if "UPDATE topics" in each]) == 1
+
+
+def test_more_owners_than_fit_into_one_statement(session):
+    saved(session, Forum(topics=[Topic(comments=[Comment()]) for _ in range(1100)]))
+    assert session.scalar(select(func.sum(Topic.comment_count))) == 1100
+    assert session.scalars(select(Forum.comment_count)).one() == 1100
+
+
+def test_a_rolled_back_savepoint_takes_the_aggregate_back(session):
+    saved(session, Topic(name="a", comments=[Comment()]))
+    found = topic(session)
+    with pytest.raises(RuntimeError), session.begin_nested():
+        session.add(Comment(topic_id=found.id))
+        session.flush()
+        assert found.comment_count == 2
+        raise RuntimeError
+    assert found.comment_count == 1
+    with session.begin_nested():
+        session.add(Comment(topic_id=found.id))
+    assert found.comment_count == stored(session, Topic.comment_count, name="a") == 2
+
+
+def test_owners_are_announced_once(mgr, session, listen):
+    saved(session, Topic(id=101, name="a"), Topic(id=102, name="b"))
+    listener = listen(mgr)
+    changed = session.get(Topic, 102)
+    changed.name = "c"
+    session.add_all([Comment(topic_id=101), Comment(topic_id=102)])
+    session.flush()
+    told = sorted((kind, type(obj).__name__, obj.id) for kind, _schema, obj in listener.told)
+    assert [each for each in told if each[1] == "Topic"] == [
+        ("update", "Topic", 101),
+        ("update", "Topic", 102),
+    ]
+    transaction.commit()
+    [(_schema, changes)] = listener.commits
+    found = {obj.id: obj.comment_count for obj in changes.updates.values()}
+    assert found == {101: 1, 102: 1}
+
+
+def test_owners_that_stay_the_same_are_not_announced(mgr, session, listen):
+    saved(session, Topic(name="a", comments=[Comment(votes=1), Comment(votes=3)]))
+    listener = listen(mgr)
+    one, other = session.scalars(select(Comment).order_by(Comment.votes))
+    one.votes, other.votes = 3, 1
+    transaction.commit()
+    assert {type(obj) for _kind, _schema, obj in listener.told} == {Comment}
+
+
+def test_what_a_subscriber_reads_is_fresh(mgr, session):
+    counts = []
+    mgr.on_insert.connect(
+        lambda schema, obj: counts.append(getattr(obj, "comment_count", None)), weak=False
+    )
+    saved(session, Topic(name="a", comments=[Comment()]))
+    assert counts == [1, None] or counts == [None, 1]
+
+
+def test_sessions_of_others_are_left_alone(shared_dsn, mgr):
+    engine = create_engine(shared_dsn).execution_options(
+        schema_translate_map={None: mgr.current_schema}
+    )
+    with Session(engine) as foreign:
+        foreign.add(Topic(name="a", comments=[Comment()]))
+        foreign.commit()
+        assert foreign.scalars(select(Topic.comment_count)).one() is None
+    engine.dispose()
+
+
+def test_importing_aggregates_and_observers_leaves_others_alone():
+    code = (
+        "import sys, onegov_orm.aggregates, onegov_orm.observer, onegov_orm.translation\n"
+        "from sqlalchemy.event import contains\n"
+        "from sqlalchemy.orm import Mapper, Session\n"
+        "assert 'sqlalchemy_utils' not in sys.modules\n"
+        "assert not Session().dispatch.before_flush and not Session().dispatch.after_flush\n"
+        "for each in onegov_orm.aggregates.aggregates, onegov_orm.observer.observers:\n"
+        "    assert not contains(Mapper, 'mapper_configured', each.mapper_configured)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+REFUSED = {
+    "an update of the source": lambda session: session.execute(update(Comment).values(votes=1)),
+    "a delete of the source": lambda session: session.execute(delete(Comment)),
+    "an insert of the source": lambda session: session.execute(insert(Comment), [{"votes": 1}]),
+    "a delete in the middle": lambda session: session.query(Topic).delete(),
+    "an update of the owner": lambda session: session.execute(update(Topic).values(name="b")),
+    "bulk_save_objects": lambda session: session.bulk_save_objects([Comment()]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bulk_change_that_makes_an_aggregate_wrong_is_refused(session, name):
+    with pytest.raises(BulkChangeNotSupported, match="wrong, which is aggregated: change the"):
+        REFUSED[name](session)
+
+
+def test_ignored_bulk_changes_go_ahead(mgr, session):
+    saved(session, Topic(name="a", comments=[Comment()]))
+    with mgr.ignore_bulk_deletes():
+        assert session.execute(delete(Comment)).rowcount == 1
+
+
+@in_loop
+async def test_aggregates_under_asyncio(async_plain_dsn, new_async_manager):
+    mgr = new_async_manager(async_plain_dsn, Base)
+    told = []
+
+    @mgr.on_update.connect
+    async def note(schema, obj):
+        told.append(obj)
+
+    async with mgr.schema("towns-bern") as session:
+        session.add(Forum(topics=[Topic(name="a", tags=[Tag(name="x", weight=3)])]))
+        await session.flush()
+        found = (await session.scalars(select(Topic))).one()
+        session.add(Comment(topic=found, votes=5))
+        await session.flush()
+        assert (found.comment_count, found.weight) == (1, 3)
+        assert (await session.scalars(select(Forum.votes))).one() == 5
+    assert {type(obj) for obj in told} == {Topic, Forum}
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_two_that_add_at_the_same_time(new_town, level):
+    mgr = new_town(Base, transaction_manager=None, isolation_level=level)
+    name, barrier = mgr.current_schema, Barrier(2, timeout=30)
+    with mgr.schema(name) as session:
+        session.add(Topic(id=101, name="a"))
+
+    def add():
+        waits = True
+        mgr.set_current_schema(name)
+        for attempt in mgr.attempts(20):
+            with attempt as session:
+                session.scalars(select(Topic)).all()
+                session.add(Comment(topic_id=101, votes=1))
+                if waits:
+                    waits = False
+                    barrier.wait()
+
+    with ThreadPoolExecutor(2) as executor:
+        for future in [executor.submit(add), executor.submit(add)]:
+            future.result()
+    with mgr.schema(name) as session:
+        assert session.scalars(select(Topic.comment_count)).one() == 2

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from typing import Any
 
 import pytest
-import sqlalchemy_utils
 import transaction
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import Column, ForeignKey, Table, create_engine, event, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     Session,
-    composite,
-    declared_attr,
     mapped_column,
     relationship,
-    synonym,
 )
 
-from onegov_orm.errors import ConfigurationError
 from onegov_orm.observer import observes
 from tests.asynchronous import in_loop
 
@@ -279,6 +270,34 @@ def test_objects_that_know_no_way_back_are_found(session):
     session.delete(session.scalars(select(Tag).filter_by(name="y")).one())
     transaction.commit()
     assert book(session).tag_names == "z"
+
+
+def test_what_was_deleted_before_is_left_out_of_collections_that_still_have_it(session):
+    saved(session, Library(name="L", books=[Book(title="A"), Book(title="B")]))
+    found = library(session)
+    session.delete(found.books[0])
+    session.flush()
+    assert len(found.books) == 2
+    found.books[1].title = "C"
+    session.flush()
+    assert found.titles == "C"
+
+
+@pytest.mark.parametrize("how", ["relationship", "foreign key"])
+def test_what_moves_without_being_read_leaves_a_loaded_collection(session, how):
+    saved(session, Library(id=1, name="L", books=[Book(title="A")]), Library(id=2, name="M"))
+    one, other, moved = library(session), library(session, "M"), book(session)
+    assert len(one.books) == 1
+    session.expire(moved)
+    if how == "relationship":
+        moved.library = other
+    else:
+        moved.library_id = 2
+    session.flush()
+    assert (one.titles, other.titles) == ("", "A")
+    one.books.append(Book(title="B"))
+    session.flush()
+    assert (one.titles, other.titles) == ("B", "A")
 
 
 # -- when

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import ReferenceType, ref
 
 __all__ = ["Container", "FirstChange", "Owner", "release"]
 
@@ -26,34 +25,31 @@ class Container:
         # The slots are those of the derived classes, for the layouts of list and dict differ.
         __slots__ = ()
 
-    #: Parents are held weakly, so that nothing goes in circles; who is gone needs no news.
-    _owner: ReferenceType[Container] | Owner | None
+    #: A part holds the whole: who changes it later has to learn that the object has another one.
+    _owner: Container | Owner | None
 
     def changed(self) -> None:
-        """Tell the owner that something in here changed."""
-        container: Container | None = self
-        while container is not None:
-            owner = container._owner
-            if not isinstance(owner, ref):
-                if owner is not None:
-                    owner.changed(container)
-                return
-            container = owner()
+        """Tell the owner of the whole that something in it changed."""
+        container = self
+        owner = self._owner
+        while isinstance(owner, Container):
+            container, owner = owner, owner._owner
+        if owner is not None:
+            owner.changed(container)
 
     def is_owned(self) -> bool:
         """Tell whether the container is a part of what others hold."""
         owner = self._owner
-        if isinstance(owner, ref):
-            return owner() is not None
-        return owner is not None and owner.holds(self)
+        return isinstance(owner, Container) or (owner is not None and owner.holds(self))
 
     def is_within(self, other: Container) -> bool:
         """Tell whether the container is a part of another one, or is that one."""
-        container: Container | None = self
-        while container is not None and container is not other:
-            owner = container._owner
-            container = owner() if isinstance(owner, ref) else None
-        return container is not None
+        container: Container | Owner | None = self
+        while isinstance(container, Container):
+            if container is other:
+                return True
+            container = container._owner
+        return False
 
 
 class FirstChange:

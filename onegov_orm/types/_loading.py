@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import ref
 
 from onegov_orm.types.tracking import TrackedDict, TrackedList
 
@@ -40,7 +39,7 @@ def _loaded_dict(structure: dict[str, Any], read_text: ReadText) -> TrackedDict:
             part = (
                 _loaded_dict(value, read_text) if kind is dict else _loaded_list(value, read_text)
             )
-            part._owner = ref(result)
+            part._owner = result
             dict.__setitem__(result, key, part)
     return result
 
@@ -58,6 +57,6 @@ def _loaded_list(structure: list[Any], read_text: ReadText) -> TrackedList:
             part = (
                 _loaded_dict(value, read_text) if kind is dict else _loaded_list(value, read_text)
             )
-            part._owner = ref(result)
+            part._owner = result
             list.__setitem__(result, index, part)
     return result

@@ -81,8 +81,6 @@ class TrackingEvents:
 
     def set(self, state: InstanceState[Any], value: Any, old: Any, initiator: Any) -> Any:
         """Take what somebody assigns, and let go of what was there before."""
-        if value is old:
-            return value
         _let_go(old, state, initiator.key)
         return _owned(value, state, initiator.key)
 

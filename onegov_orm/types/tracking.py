@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any, Final, SupportsIndex, TypeVar, overload
-from weakref import ref
 
 from onegov_orm.types._containers import Container, FirstChange, release
 
@@ -248,7 +247,7 @@ def _adopted(value: Any, parent: TrackedDict | TrackedList) -> Any:
         return value
     if container is value and (container.is_owned() or parent.is_within(container)):
         container = copied(container)
-    container._owner = ref(parent)
+    container._owner = parent
     return container
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Dialect, Interval, type_coerce
+from sqlalchemy import DateTime, Dialect, Interval
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -29,21 +29,6 @@ class UTCDateTime(TypeDecorator[datetime]):
 
     impl = DateTime
     cache_ok = True
-
-    class Comparator(TypeDecorator.Comparator[Any], DateTime.Comparator[Any]):
-        """Keeps the type of what is some time before or after."""
-
-        def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
-            """Apply an operator, as in ``column + timedelta``."""
-            return _in_utc(super().operate(op, *other, **kwargs))
-
-        def reverse_operate(
-            self, op: OperatorType, other: Any, **kwargs: Any
-        ) -> ColumnElement[Any]:
-            """Apply an operator from the right side, as in ``timedelta + column``."""
-            return _in_utc(super().reverse_operate(op, other, **kwargs))
-
-    comparator_factory = Comparator
 
     def __init__(self) -> None:
         super().__init__(timezone=True)
@@ -78,8 +63,3 @@ class UTCDateTime(TypeDecorator[datetime]):
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
         """Return the type of what stands on the right side of an operator."""
         return Interval() if isinstance(value, timedelta) else self
-
-
-def _in_utc(expression: ColumnElement[Any]) -> ColumnElement[Any]:
-    is_moment = isinstance(expression.type, DateTime)
-    return type_coerce(expression, UTCDateTime()) if is_moment else expression

@@ -19,6 +19,7 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from onegov_orm import NaiveDatetime
@@ -227,6 +228,13 @@ def test_an_update_in_sql_keeps_the_moment(session: Session, zone: str) -> None:
 def test_the_first_and_the_last_years_can_be_written(session: Session) -> None:
     for moment in (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)):
         assert kept(session, Event(at=moment)).at == moment
+
+
+@with_session
+def test_a_moment_outside_of_these_years_is_refused(session: Session) -> None:
+    session.add(Event(at=datetime(1, 1, 1, tzinfo=ZURICH)))
+    with pytest.raises(StatementError, match="out of range"):
+        session.flush()
 
 
 @with_session

@@ -358,13 +358,15 @@ def test_a_value_that_is_given_stays_with_who_gave_it(session: Session) -> None:
 
 def test_a_change_of_what_was_expired_is_an_error(session: Session) -> None:
     document = saved(session, {"a": []})
-    old = document.content
+    old, part = document.content, document.content["a"]
     session.expire(document)
     with pytest.raises(StaleValue, match=r"take the value from \.content anew"):
-        old["a"].append(1)
-    assert document.content == {"a": []}
-    with pytest.raises(StaleValue):
         old["b"] = 1
+    assert document.content == {"a": []}
+    del old
+    with pytest.raises(StaleValue):
+        part.append(1)
+    assert not is_changed(document)
 
 
 @pytest.mark.parametrize("load", [True, False])
@@ -375,6 +377,26 @@ def test_a_merged_object_has_values_of_its_own(session: Session, load: bool) -> 
     merged.content["a"].append(1)
     assert (is_changed(merged), is_changed(document)) == (True, False)
     assert (merged.content, document.content) == ({"a": [1]}, {"a": []})
+
+
+def test_what_is_merged_into_a_loaded_object_is_its_own(session: Session) -> None:
+    document = saved(session, {"a": []})
+    other = pickle.loads(pickle.dumps(document))
+    assert session.merge(other, load=False) is document
+    document.content["a"].append(1)
+    assert (is_changed(document), is_changed(other)) == (True, False)
+    assert (document.content, other.content) == ({"a": [1]}, {"a": []})
+
+
+def test_a_value_can_be_assigned_to_its_own_attribute(session: Session) -> None:
+    document = saved(session, {"a": []})
+    content = document.content
+    document.content = content
+    document.content |= {"b": 1}
+    assert document.content is content
+    session.flush()
+    content["a"].append(1)
+    assert written(session, document) == {"a": [1], "b": 1}
 
 
 def test_a_pickled_object_tracks_its_values(session: Session) -> None:

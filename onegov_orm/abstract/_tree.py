@@ -100,6 +100,9 @@ class AdjacencyListMixin(TreeItem):
     ) -> None:
         if parent is not None:
             attributes["parent"] = parent
+            identity = inspect(parent).identity
+            # So that it is known before the flush, too.
+            attributes.setdefault("parent_id", identity and identity[0])
         super().__init__(title=title, **attributes)  # type: ignore[call-arg]
 
     def __repr__(self) -> str:

@@ -295,6 +295,19 @@ def test_an_item_that_loses_its_parent_is_a_root_and_not_deleted(pages):
     assert (grandchild.path, root.children) == ("child/grandchild", [])
 
 
+def test_an_item_that_is_taken_out_of_the_children_is_a_root(pages):
+    root = pages.add_root("Root")
+    child = pages.add(root, "Child")
+    root.children.remove(child)
+    assert pages.roots == [root, child]
+
+
+def test_a_new_item_knows_the_id_of_its_parent(pages):
+    root = pages.add_root("Root")
+    assert Page("Child", root).parent_id == root.id
+    assert Page("Child", Page("Other")).parent_id is None
+
+
 def test_deletes_of_children_are_announced(mgr, pages):
     root = pages.add_root("Root")
     pages.add(root, "Child")
@@ -331,6 +344,20 @@ def test_an_item_can_not_be_put_below_itself_by_id(pages):
     child.parent_id = None
     pages.session.flush()
     assert (child.siblings.count(), child.parent) == (2, None)
+
+
+def test_looking_for_circles_writes_nothing(mgr, pages):
+    root = pages.add_root("Root")
+    child, other = pages.add(root, "Child"), pages.add(root, "Other")
+    grandchild = pages.add(child, "Grandchild")
+    grandchild_id = grandchild.id
+    for page in (child, grandchild):
+        pages.session.expire(page)
+    pages.session.add(Page(title=None))
+    with sent(mgr, "INSERT", "UPDATE") as statements:
+        other.parent = grandchild
+        other.parent_id = grandchild_id
+    assert not statements
 
 
 def test_items_that_were_never_written_can_not_form_a_circle():

@@ -10,6 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_co
 
 from onegov_orm import ConfigurationError
 from onegov_orm.abstract import Associable, associated
+from tests.toolbox.trees import sent
 
 
 @pytest.fixture
@@ -180,11 +181,14 @@ def test_kinds_of_an_associable_model_have_links_of_their_own(new_town, base):
         pdf = associated(Pdf, "pdf", "one-to-one")
         image = associated(Image, "image", "one-to-one")
 
-    session = new_town(base).session()
+    mgr = new_town(base)
+    session = mgr.session()
     agency = Agency(pdf=Pdf(), image=Image())
     session.add_all([agency, File()])
     session.flush()
-    assert agency.pdf.links.all() == agency.image.links.all() == (agency,)
+    with sent(mgr) as statements:
+        assert agency.pdf.links.all() == agency.image.links.all() == (agency,)
+    assert len(statements) == 2
     assert agency.pdf.linked_agencies == agency.image.linked_agencies == [agency]
     assert [file.links.count() for file in session.query(File).order_by(File.id)].count(0) == 1
     assert Pdf.association_base() is Image.association_base() is File

@@ -12,11 +12,12 @@ from datetime import date
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect, select, update
+from sqlalchemy import LargeBinary, inspect, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, deferred, mapped_column
 
 from onegov_orm import SessionManager, StaleValue
 from onegov_orm.types import HSTORE, JSON, TrackedDict, TrackedList, tracked
+from onegov_orm.types._mapped_columns import for_columns_of
 from tests.toolbox.conftest import NewTowns
 
 
@@ -184,6 +185,14 @@ def test_errors_are_those_of_plain_containers(session: Session) -> None:
     assert not is_changed(document)
 
 
+def test_an_error_leaves_what_is_there_tracked(session: Session) -> None:
+    document = saved(session, [[1], [2], [3]])
+    with pytest.raises(ValueError, match="size"):
+        document.content[::2] = [0]
+    document.content[0].append(1)
+    assert is_changed(document)
+
+
 def test_an_error_while_sorting_may_have_changed_the_order(session: Session) -> None:
     document = saved(session, [3, 1, "a"])
     with pytest.raises(TypeError):
@@ -261,6 +270,31 @@ def test_attributes_of_derived_classes_are_tracked(session: Session) -> None:
         session.flush()
     session.expire(letter)
     assert (letter.content, letter.address) == ({"a": [1]}, {"b": [1]})
+
+
+def test_an_attribute_is_found_once_with_the_class_that_has_it_first() -> None:
+    class Own(LargeBinary):
+        """A type that no other test has."""
+
+    found: list[tuple[type[Any], list[str]]] = []
+    for_columns_of(Own, lambda class_, keys: found.append((class_, keys)))
+
+    class OwnBase(DeclarativeBase):
+        """A base of its own."""
+
+    class Parent(OwnBase):
+        __tablename__ = "parents"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        first: Mapped[bytes] = mapped_column("of_another_name", Own)
+
+    class Child(Parent):
+        second: Mapped[bytes] = mapped_column(Own)
+
+    class Grandchild(Child):
+        """Nothing new."""
+
+    OwnBase.registry.configure()
+    assert found == [(Parent, ["first"]), (Child, ["second"])]
 
 
 def test_texts_in_an_hstore_are_tracked(session: Session) -> None:

@@ -59,6 +59,7 @@ def test_a_move_takes_one_query_and_one_update(mgr, pages):
 def test_a_move_to_where_the_item_stands_changes_nothing(mgr, pages):
     a, b, c = roots(pages, "A", "B", "C")
     a.order, b.order, c.order = Decimal("0.25"), Decimal("1.375"), Decimal(99)
+    pages.session.flush()
     with sent(mgr, "UPDATE") as statements:
         pages.move_below(b, a)
         pages.move_above(b, c)

@@ -8,7 +8,6 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from sqlalchemy import inspect
 
-from onegov_orm.types._containers import Container
 from onegov_orm.types.tracking import tracked
 
 
@@ -34,31 +33,5 @@ class PendingDefaults:
                 store(instance, container)
 
             container = tracked(default, changed)
-            keep_whole(container)
             self._given[holder] = ref(container)
         return container
-
-
-class PartOf:
-    """Owns a part of a default, which keeps the whole alive: nobody else may hold that."""
-
-    __slots__ = ("_whole",)
-
-    def __init__(self, whole: Container) -> None:
-        self._whole = whole
-
-    def changed(self, container: Container) -> None:
-        """Tell the whole."""
-        self._whole.changed()
-
-    def holds(self, container: Container) -> bool:
-        """Tell that the part is somebody's."""
-        return True
-
-
-def keep_whole(container: Any) -> None:
-    """Let the parts of a container keep it alive."""
-    for part in container.values() if isinstance(container, dict) else container:
-        if isinstance(part, Container):
-            part._owner = PartOf(container)
-            keep_whole(part)

@@ -41,10 +41,11 @@ _dialect: Any = postgresql.dialect
 _SERVER: Final = _dialect()
 
 _NUMBER: Final = "^-?[0-9]+(?:[.][0-9]+)?$"
-_DAY: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_CLOCK: Final = "[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.][0-9]+)?)?"
-_OFFSET: Final = "(?:Z|[+-][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)"
 _MARK: Final = "__[A-Za-z]+__@"
+
+#: What times of day and distances from UTC look like, a zero standing for any digit.
+_CLOCKS: Final = ("00:00:00", "00:00:00.000000")
+_OFFSETS: Final = ("Z", "+00:00", "-00:00", "+00:00:00", "-00:00:00")
 
 
 class WholeNumber(TypeDecorator[Any]):
@@ -58,8 +59,9 @@ class WholeNumber(TypeDecorator[Any]):
         return Decimal(repr(value)) if isinstance(value, float) else value
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:
-        """Return a whole number, if it is one; a quotient may be none."""
-        return int(value) if value is not None and value == value.to_integral_value() else value
+        """Return a whole number, if it is one: what is reckoned from it may be none."""
+        is_number = isinstance(value, Decimal) and value.is_finite()
+        return int(value) if is_number and value == value.to_integral_value() else value
 
 
 @dataclass(frozen=True)
@@ -67,36 +69,59 @@ class Scalar:
     """How a value is read from the text of what is stored, and how it is written as JSON."""
 
     sql_type: type[TypeEngine[Any]]
-    #: What the text looks like; its first group, if any, is the value.
+    #: The regular expression of what is short; the server takes its time with longer texts.
     pattern: str | None = None
+    #: What the text looks like, a zero standing for any digit.
+    shapes: tuple[str, ...] = ()
+    digits: str = "0123456789"
     #: The name of the serializer, for what JSON has no form for.
-    mark: str | None = None
+    name: str | None = None
+    #: Whether a text with a shape may lack the mark, as other applications write it.
+    may_be_bare: bool = False
     #: How the server writes a value after the mark.
     layout: str | None = None
 
+    @property
+    def mark(self) -> str:
+        """What the text begins with."""
+        return f"__{self.name}__@" if self.name else ""
+
     def read(self, text: ColumnElement[str]) -> ColumnElement[Any]:
         """Return the value of a text, NULL for one that looks different."""
-        if self.pattern is None:
+        if self.pattern is None and not self.shapes:
             # A text that begins like a mark is stored behind another.
-            pattern = inlined(f"^__str__@(?={_MARK})")
-            return func.regexp_replace(text, pattern, inlined(""), type_=self.sql_type())
+            pattern, kept = inlined(f"^__str__@({_MARK})"), inlined(r"\1")
+            return func.regexp_replace(text, pattern, kept, type_=self.sql_type())
+        bare = func.replace(text, inlined(self.mark), inlined("")) if self.mark else text
+        if self.pattern:
+            checked: ColumnElement[Any] = func.substring(bare, inlined(self.pattern))
+        else:
+            checked = case((self._has_shape(text), bare))
         # SQLAlchemy names a CAST after what is in there, and an operator after the property.
         kind = self.sql_type()
-        name: Any = Inlined(kind.compile(dialect=_SERVER), is_literal=True)
-        return func.substring(text, inlined(self.pattern)).op("::", return_type=kind)(name)
+        kind_name: Any = Inlined(kind.compile(dialect=_SERVER), is_literal=True)
+        return checked.op("::", return_type=kind)(kind_name)
+
+    def _has_shape(self, text: ColumnElement[str]) -> ColumnElement[bool]:
+        zeros = "0" * len(self.digits)
+        marks = (self.mark, "") if self.may_be_bare else (self.mark,)
+        shapes = [f"{mark}{shape}" for mark in marks for shape in self.shapes]
+        table = str.maketrans(self.digits, zeros)
+        found = func.translate(text, inlined(self.digits), inlined(zeros))
+        return found.in_([inlined(shape.translate(table)) for shape in shapes])
 
     def write(self, value: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the JSON of an expression, as Python would have written it."""
-        if self.pattern is None:
+        if self.pattern is None and not self.shapes:
             escaped = inlined("__str__@").concat(value)
             starts_like_mark = value.regexp_match(inlined(f"^{_MARK}"))
             return func.to_jsonb(cast(case((starts_like_mark, escaped), else_=value), Text))
-        if self.mark is None:
+        if not self.mark:
             return func.to_jsonb(value)
         if self.sql_type is types.UTCDateTime:
             value = func.timezone(inlined("UTC"), value)
         text = func.to_char(value, inlined(self.layout)) if self.layout else cast(value, Text)
-        return func.to_jsonb(inlined(f"__{self.mark}__@").concat(text))
+        return func.to_jsonb(inlined(self.mark).concat(text))
 
 
 SCALARS: Final[Mapping[type, Scalar]] = MappingProxyType(
@@ -108,21 +133,23 @@ SCALARS: Final[Mapping[type, Scalar]] = MappingProxyType(
         str: Scalar(Text),
         Decimal: Scalar(
             Numeric,
-            "^(?:__decimal__@)?(-?[0-9]+(?:[.][0-9]+)?(?:[eE][+-]?[0-9]{1,5})?)$",
-            mark="decimal",
+            "^-?[0-9]+(?:[.][0-9]+)?(?:[eE][+-]?[0-9]{1,5})?$",
+            name="decimal",
         ),
         datetime: Scalar(
             types.UTCDateTime,
-            f"^__datetime__@({_DAY}T{_CLOCK}{_OFFSET})$",
-            mark="datetime",
+            shapes=tuple(f"0000-00-00T{c}{o}" for c in _CLOCKS for o in _OFFSETS),
+            name="datetime",
             layout='YYYY-MM-DD"T"HH24:MI:SS.US"Z"',
         ),
-        date: Scalar(Date, f"^__date__@({_DAY})$", mark="date", layout="YYYY-MM-DD"),
-        time: Scalar(Time, f"^__time__@({_CLOCK})$", mark="time"),
+        date: Scalar(Date, shapes=("0000-00-00",), name="date", layout="YYYY-MM-DD"),
+        time: Scalar(Time, shapes=_CLOCKS, name="time", layout="HH24:MI:SS.US"),
         uuid.UUID: Scalar(
             types.UUID,
-            "^(?:__uuid__@)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$",
-            mark="uuid",
+            shapes=("00000000-0000-0000-0000-000000000000",),
+            digits="0123456789abcdef",
+            name="uuid",
+            may_be_bare=True,
         ),
     }
 )

@@ -250,6 +250,9 @@ def test_numbers_can_be_reckoned_with(session):
     assert ids(session, Town.people / 2 == Decimal("3.5")) == [1]
     assert ids(session, Town.people // 2 == 3) == [1]
     assert ids(session, Town.people > 10**29) == [2]
+    session.get(Town, 1).share = 0.5
+    product = select(Town.people * Town.share).where(Town.id == 1)
+    assert session.scalars(product).one() == 3.5
     total = session.scalars(select(func.sum(Town.people))).one()
     assert (total, type(total)) == (10**30 + 7, int)
     assert session.scalars(select(Town.people / 2).where(Town.id == 1)).one() == Decimal("3.5")

@@ -81,7 +81,8 @@ class Correction:
     def _take(self, update: Update, key: Key, values: Iterable[Any]) -> None:
         """Give a loaded object the values that the database has."""
         identity = update.mapper.identity_key_from_primary_key(key)
-        obj = self._session.identity_map.get(identity) or self._inserted.get(identity)
+        obj = self._session.identity_map.get(identity)
+        obj = self._inserted.get(identity) if obj is None else obj
         state = None if obj is None else instance_state(obj)
         if state is not None:
             for name, value in zip(update.attributes, values, strict=True):

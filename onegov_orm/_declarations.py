@@ -60,12 +60,6 @@ class Declarations(Generic[D, C]):
         found_before: tuple[C, ...] = known[1]
         return found_before
 
-    def all(self) -> list[D]:
-        """Return the declarations of all classes, without those that can't be understood."""
-        with self._lock:
-            mappers = list(self._declaring)
-        return [each for mapper in mappers for each in self._declared(mapper)[0]]
-
     def _concerning(self, mapper: Mapper[Any]) -> Iterable[C]:
         with self._lock:
             mappers = sorted(self._declaring, key=lambda each: each.class_.__qualname__)

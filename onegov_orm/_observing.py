@@ -202,7 +202,7 @@ def _places(parsed: Iterable[tuple[Path, Sequence[Mapper[Any]]]]) -> Iterator[Pl
 
 
 def _are_same(one: Any, other: Any) -> bool:
-    """Tell whether an observer has seen these values, objects being compared by identity."""
+    """Tell whether an observer has seen these values."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_are_same, one, other))
     return one is other or bool(one == other)

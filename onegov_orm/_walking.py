@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, object_session
+from sqlalchemy.orm import PassiveFlag, Session, object_session
 from sqlalchemy.orm.attributes import History, instance_state
-from sqlalchemy.orm.base import PassiveFlag
 
 from onegov_orm._paths import Path, Step
 
@@ -72,7 +71,8 @@ class View:
         owner = related(obj, link)
         if owner is not None:
             self._arrivals.setdefault((id(owner), step.key), []).append(obj)
-        self.stale += [(each, step.key) for each in (owner, *_formerly(obj, step)) if each]
+        owners = (owner, *_formerly(obj, step))
+        self.stale += [(each, step.key) for each in owners if each is not None]
 
     def _read(self, owner: Any, step: Step) -> Iterator[Any]:
         """Yield what one relationship leads to."""

@@ -355,9 +355,10 @@ def test_owners_are_announced_once(mgr, session, listen):
 
 
 def test_owners_that_stay_the_same_are_not_announced(mgr, session, listen):
-    saved(session, Topic(name="a", comments=[Comment(votes=1), Comment(votes=3)]))
+    saved(session, Topic(name="a", comments=[Comment(votes=each) for each in (1, 3, 3)]))
+    assert stored(session, Topic.average, name="a") == Decimal("2.33")
     listener = listen(mgr)
-    one, other = session.scalars(select(Comment).order_by(Comment.votes))
+    one, other, _last = session.scalars(select(Comment).order_by(Comment.votes))
     one.votes, other.votes = 3, 1
     transaction.commit()
     assert {type(obj) for _kind, _schema, obj in listener.told} == {Comment}
@@ -438,26 +439,73 @@ async def test_aggregates_under_asyncio(async_plain_dsn, new_async_manager):
     assert {type(obj) for obj in told} == {Topic, Forum}
 
 
-@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_two_that_add_at_the_same_time(new_town, level):
-    mgr = new_town(Base, transaction_manager=None, isolation_level=level)
-    name, barrier = mgr.current_schema, Barrier(2, timeout=30)
-    with mgr.schema(name) as session:
-        session.add(Topic(id=101, name="a"))
+each_level = pytest.mark.parametrize(
+    "level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+)
 
-    def add():
-        waits = True
+
+def at_the_same_time(mgr, *functions):
+    """Run functions in transactions that all began before one of them changes anything."""
+    name, barrier = mgr.current_schema, Barrier(len(functions), timeout=30)
+
+    def run(function):
+        is_first = True
         mgr.set_current_schema(name)
         for attempt in mgr.attempts(20):
             with attempt as session:
-                session.scalars(select(Topic)).all()
-                session.add(Comment(topic_id=101, votes=1))
-                if waits:
-                    waits = False
+                session.execute(select(1))
+                if is_first:
+                    is_first = False
                     barrier.wait()
+                function(session)
 
-    with ThreadPoolExecutor(2) as executor:
-        for future in [executor.submit(add), executor.submit(add)]:
+    with ThreadPoolExecutor(len(functions)) as executor:
+        for future in [executor.submit(run, each) for each in functions]:
             future.result()
-    with mgr.schema(name) as session:
+
+
+@each_level
+def test_two_that_add_at_the_same_time(new_town, level):
+    mgr = new_town(Base, transaction_manager=None, isolation_level=level)
+    with mgr.schema(mgr.current_schema) as session:
+        session.add(Topic(id=101, name="a"))
+    at_the_same_time(mgr, *[lambda session: session.add(Comment(topic_id=101, votes=1))] * 2)
+    with mgr.schema(mgr.current_schema) as session:
         assert session.scalars(select(Topic.comment_count)).one() == 2
+
+
+class AuctionBase(DeclarativeBase):
+    pass
+
+
+class Auction(AuctionBase):
+    __tablename__ = "auctions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    bids: Mapped[list[Bid]] = relationship()
+
+    @aggregated("bids", mapped_column(Integer))
+    def best(self) -> ColumnElement[int]:
+        return func.max(Bid.price)
+
+
+class Bid(AuctionBase):
+    __tablename__ = "bids"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    auction_id: Mapped[int] = mapped_column(ForeignKey("auctions.id"))
+    price: Mapped[int]
+
+
+@each_level
+def test_one_that_changes_the_aggregate_and_one_that_does_not(new_town, level):
+    mgr = new_town(AuctionBase, transaction_manager=None, isolation_level=level)
+    with mgr.schema(mgr.current_schema) as session:
+        session.add(Auction(id=101, bids=[Bid(id=101, price=5), Bid(id=102, price=3)]))
+    at_the_same_time(
+        mgr,
+        lambda session: session.delete(session.get(Bid, 101)),
+        lambda session: session.add(Bid(auction_id=101, price=5)),
+    )
+    with mgr.schema(mgr.current_schema) as session:
+        assert session.scalars(select(Auction.best)).one() == 5

@@ -13,6 +13,7 @@ from sqlalchemy.orm import (
     Mapped,
     Session,
     mapped_column,
+    object_session,
     relationship,
 )
 
@@ -329,6 +330,31 @@ def test_changes_of_observers_are_announced(mgr, session):
     book(session).title = "B"
     transaction.commit()
     assert sorted(updated) == ["Book", "Library"]
+
+
+def test_what_an_observer_deletes_is_announced_whole(new_town):
+    class OwnBase(DeclarativeBase):
+        pass
+
+    class Note(OwnBase):
+        __tablename__ = "notes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        text: Mapped[str]
+        is_done: Mapped[bool] = mapped_column(default=False)
+
+        @observes("is_done")
+        def follow(self, is_done: bool) -> None:
+            session = object_session(self)
+            for each in session.scalars(select(Note).where(Note.id != self.id)):
+                session.expire(each, ["text"])
+                session.delete(each)
+
+    mgr, texts = new_town(OwnBase), []
+    saved(mgr.session(), Note(text="a"), Note(text="b"))
+    mgr.on_delete.connect(lambda schema, session, obj: texts.append(obj.text), weak=False)
+    mgr.session().scalars(select(Note).filter_by(text="a")).one().is_done = True
+    transaction.commit()
+    assert texts == ["b"]
 
 
 def test_sessions_of_others_are_left_alone(shared_dsn, mgr):

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-import transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
@@ -333,14 +332,26 @@ async def test_tasks_never_mix(async_plain_dsn, new_async_manager):
 
 
 def test_markup_is_escaped_once(session):
-    obj = saved(session, html='<a href="x">', own=Markup('<a href="x">'))
-    assert type(obj.html_translations["fr"]) is str
+    obj = Event(html='<a href="x">', own=Markup('<a href="x">'))
+    assert type(obj.html_translations["fr"]) is type(obj.own_translations["fr"]) is str
+    session.add(obj)
+    session.flush()
     obj = reread(session)
     assert (obj.html, obj.own) == ("&lt;a href=&#34;x&#34;&gt;", '<a href="x">')
     row = session.execute(select(Event.html, Event.own)).one()
     for value in (obj.html, obj.own, row.html, row.own):
         assert isinstance(value, Markup)
     assert tuple(row) == (obj.html, obj.own)
+
+
+@in_loop
+async def test_quotes_of_markup_survive_each_driver(async_plain_dsn, new_async_manager):
+    mgr = ready(new_async_manager(async_plain_dsn, Base))
+    link = Markup('<a href="x">')
+    async with mgr.schema("towns-bern") as session:
+        session.add(Event(**{f"{name}_translations": {"fr": "x"} for name in NAMES}))
+        (await session.scalars(select(Event))).one().html = link
+        assert (await session.scalars(select(Event.html))).one() == link
 
 
 @each_name

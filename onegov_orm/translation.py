@@ -27,6 +27,13 @@ from onegov_orm._model_manager import executing_manager, manager_of
 from onegov_orm.errors import ConfigurationError, NoCurrentLocale
 from onegov_orm.types import MarkupText
 
+__all__ = [
+    "TranslationHybrid",
+    "TranslationMarkupHybrid",
+    "translation_hybrid",
+    "translation_markup_hybrid",
+]
+
 T = TypeVar("T", bound=Any)
 
 #: What a column of translations holds: texts by locale.
@@ -152,11 +159,12 @@ class TranslationMarkupHybrid(TranslationHybrid[Markup | None]):
 
 
 def translation_hybrid(column: Mapped[Translations]) -> TranslationHybrid[str | None]:
-    """Return the attribute that shows one translation of a column of HSTORE or JSON.
+    """Return the attribute that shows one translation of a column of HSTORE, JSON or JSONB.
 
     Setting it writes the translation of the current locale, deleting it removes that one.
     Where there is none, it shows that of the default locale, or None. Without any locale it
-    raises `NoCurrentLocale`.
+    raises `NoCurrentLocale`. The column has to be mapped in the same class body, else the
+    class raises `ConfigurationError`.
     """
     return TranslationHybrid(column)
 

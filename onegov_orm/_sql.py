@@ -328,8 +328,14 @@ DATABASE_IDENTITY: Final = """
     FROM pg_catalog.pg_control_system()
 """
 
-#: The number of a schema, which it keeps when it is renamed.
+#: One row: the numbers of the database and of a schema of it, which these keep when they are
+#: renamed (null for a schema that is not there), and whether the transaction has written nothing.
+#: The schema is looked up as the search path is: as it is now, not as it was for the snapshot.
 SCHEMA_IDENTITY: Final = """
-    SELECT CAST(oid AS pg_catalog.int8) FROM pg_catalog.pg_namespace
-    WHERE nspname = CAST(:schema AS pg_catalog.name)
+    SELECT CAST(database.oid AS text) || '.' || CAST(CAST(CAST(pg_catalog.to_regnamespace(
+            pg_catalog.quote_ident(CAST(:schema AS text))) AS pg_catalog.oid) AS pg_catalog.int8)
+            AS text) AS number,
+        pg_catalog.pg_current_xact_id_if_assigned() IS NULL AS has_written_nothing
+    FROM pg_catalog.pg_database AS database
+    WHERE database.datname = pg_catalog.current_database()
 """

@@ -26,12 +26,11 @@ class App:
         print("  (asking the database)")
         return self.mgr.session().scalars(select(Resident.name).order_by(Resident.name)).all()
 
-    # One value for each role; outdated by certain objects only.
-    @orm_cached(
-        on_change(Resident, when=lambda r: r.name.startswith("A")), role=lambda app: app.role
-    )
+    # One value for each role; outdated by the change of certain objects only.
+    @orm_cached(on_change(Resident, when=lambda r: r.name == "Ada"), role=lambda app: app.role)
     def greeting(self) -> str:
-        return f"{len(self.names)} residents, says a {self.role}"
+        found = self.mgr.session().scalars(select(Resident).where(Resident.name == "Ada")).first()
+        return f"Ada is {'here' if found else 'away'}, says a {self.role}"
 
     # Objects may be kept for the transaction or block, and only there.
     @request_cached

@@ -13,11 +13,12 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
-from sqlalchemy import Row
+from sqlalchemy import Row, RowMapping
 
-from onegov_orm.errors import NotCacheable
+from onegov_orm.errors import ConfigurationError, NotCacheable
 
 if TYPE_CHECKING:
     from onegov_orm._serializers import Serializer
@@ -42,10 +43,26 @@ def _seconds(value: timedelta) -> list[int]:
     return [value.days, value.seconds, value.microseconds]
 
 
+def _with_zone(value: datetime | time) -> list[Any]:
+    """Return a moment with the name of its time zone, if that is a place's."""
+    zone = value.tzinfo
+    return [value.isoformat(), zone.key if isinstance(zone, ZoneInfo) else None]
+
+
+def _datetime(parts: list[Any]) -> datetime:
+    value = datetime.fromisoformat(parts[0])
+    return value if parts[1] is None else value.astimezone(ZoneInfo(parts[1]))
+
+
+def _time(parts: list[Any]) -> time:
+    value = time.fromisoformat(parts[0])
+    return value if parts[1] is None else value.replace(tzinfo=ZoneInfo(parts[1]))
+
+
 _SCALARS: Final[dict[type[Any], _Kind]] = {
     date: _Kind("date", date.isoformat, date.fromisoformat),
-    datetime: _Kind("datetime", datetime.isoformat, datetime.fromisoformat),
-    time: _Kind("time", time.isoformat, time.fromisoformat),
+    datetime: _Kind("datetime", _with_zone, _datetime),
+    time: _Kind("time", _with_zone, _time),
     timedelta: _Kind("timedelta", _seconds, lambda parts: timedelta(*parts)),
     Decimal: _Kind("decimal", str, Decimal),
     UUID: _Kind("uuid", str, UUID),
@@ -68,14 +85,25 @@ class Codec:
 
     def __init__(self, serializers: Iterable[Serializer[Any]] = ()) -> None:
         own = {each.target: _Kind(each.name, each.encode, each.decode) for each in serializers}
-        self._scalars = _SCALARS | own
-        known = [*self._scalars.values(), *_CONTAINERS.values(), _Kind(_PAIRS, list, dict)]
+        self._own = own
+        known = [*_SCALARS.values(), *_CONTAINERS.values(), _Kind(_PAIRS, list, dict)]
         self._decoders = {kind.name: kind.decode for kind in known}
+        for kind in own.values():
+            if kind.name in self._decoders:
+                raise ConfigurationError(
+                    f'a serializer for cached values can\'t be called "{kind.name}": the name is '
+                    "taken"
+                )
+            self._decoders[kind.name] = kind.decode
 
     def encode(self, value: Any, name: str) -> str:
         """Return the value as text; raises `NotCacheable` telling where in it the reason is."""
-        plain = self._plain(value, name)
-        return json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
+        try:
+            return json.dumps(self._plain(value, name), separators=(",", ":"))
+        except RecursionError:
+            raise NotCacheable(name, "it contains itself, or is too deep") from None
+        except ValueError as exc:
+            raise NotCacheable(name, str(exc)) from exc
 
     def decode(self, text: str) -> Any:
         """Return a value that nobody else has."""
@@ -90,9 +118,9 @@ class Codec:
         kind = type(value)
         if kind in _PLAIN:
             return value
-        if kind in self._scalars:
-            known = self._scalars[kind]
-            return {_TYPE: known.name, _VALUE: known.encode(value)}
+        scalar = _SCALARS.get(kind) or self._own_kind(kind)
+        if scalar is not None:
+            return {_TYPE: scalar.name, _VALUE: scalar.encode(value)}
         if kind in _CONTAINERS:
             known = _CONTAINERS[kind]
             return {_TYPE: known.name, _VALUE: self._items(value, place)}
@@ -101,9 +129,12 @@ class Codec:
         # Lists and dictionaries that track changes are as good as plain ones.
         if isinstance(value, list):
             return self._items(value, place)
-        if isinstance(value, dict):
-            return self._mapping(value, place)
+        if isinstance(value, (dict, RowMapping)):
+            return self._mapping(dict(value), place)
         raise NotCacheable(place, f"a {kind.__name__} is not plain data")
+
+    def _own_kind(self, kind: type[Any]) -> _Kind | None:
+        return next((self._own[each] for each in kind.__mro__ if each in self._own), None)
 
     def _items(self, values: Iterable[Any], place: str) -> list[Any]:
         return [self._plain(value, f"{place}[{n}]") for n, value in enumerate(values)]

@@ -1,7 +1,7 @@
 """Who is behind a name: which database, and which schema of it.
 
 A customer's name can be given to another one, by a rename or when a schema is dropped and made
-again. The number that the server has for a schema stays with it.
+again. The number that the server has for a schema stays with it, and all keys are made of that.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from onegov_orm.errors import SchemaNotFound
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
-    from sqlalchemy.orm import Session
 
 _PREFIX: Final = "onegov_orm"
 
-#: How many schemas' numbers a process remembers, if it trusts names for a while.
+#: How many schemas' numbers a process remembers.
 _REMEMBERED: Final = 10_000
+
+Connect = Callable[[], "Connection"]
 
 
 class Identities:
@@ -31,32 +32,41 @@ class Identities:
 
     def __init__(self, trust_seconds: float) -> None:
         self._trust_seconds = trust_seconds
-        self._trusted = RecentEntries(_REMEMBERED)
-        self._database: str | None = None
+        #: The numbers, and until when each is trusted.
+        self._known = RecentEntries(_REMEMBERED)
+        self._server: str | None = None
 
-    def database(self, connect: Callable[[], Connection]) -> str:
-        """Return what keys begin with: the server's own number, and the database's name."""
-        if self._database is None:
+    def server(self, connect: Connect) -> str:
+        """Return what all keys begin with: the server's own number, and the database's name."""
+        if self._server is None:
             row = connect().execute(text(_sql.DATABASE_IDENTITY)).one()
-            self._database = f"{_PREFIX}:{row.system_identifier}:{row.database}"
-        return self._database
+            self._server = f"{_PREFIX}:{row.system_identifier}:{row.database}"
+        return self._server
 
-    def schema(self, session: Session, name: str, known: dict[str, int]) -> int:
-        """Return the schema's number; ``known`` are those of the transaction."""
+    def schema(self, connect: Connect, name: str, known: dict[str, str]) -> str:
+        """Return the number of a schema; ``known`` are those of the transaction."""
         number = known.get(name)
         if number is None:
-            number = known[name] = self._trusted_number(name) or self._ask(session, name)
+            number = known[name] = self._trusted_number(name) or self._ask(connect, name)
         return number
 
-    def _trusted_number(self, name: str) -> int | None:
-        number, until = self._trusted.get(name, (None, 0.0))
+    def last_known(self, name: str) -> str | None:
+        """Return the number that a schema had when it was asked for last, by anybody here."""
+        number: str | None = self._known.get(name, (None, 0.0))[0]
+        return number
+
+    def is_unchanged(self, connect: Connect, name: str, number: str) -> tuple[bool, bool]:
+        """Tell whether the schema still has the number, and whether nothing was written."""
+        row = connect().execute(text(_sql.SCHEMA_IDENTITY), {"schema": name}).one()
+        return row.number == number, row.has_written_nothing
+
+    def _trusted_number(self, name: str) -> str | None:
+        number, until = self._known.get(name, (None, 0.0))
         return number if time.monotonic() < until else None
 
-    def _ask(self, session: Session, name: str) -> int:
-        found = session.connection().execute(text(_sql.SCHEMA_IDENTITY), {"schema": name})
-        number = found.scalar_one_or_none()
+    def _ask(self, connect: Connect, name: str) -> str:
+        number = connect().execute(text(_sql.SCHEMA_IDENTITY), {"schema": name}).one().number
         if number is None:
             raise SchemaNotFound(name)
-        if self._trust_seconds:
-            self._trusted[name] = number, time.monotonic() + self._trust_seconds
-        return int(number)
+        self._known[name] = str(number), time.monotonic() + self._trust_seconds
+        return str(number)

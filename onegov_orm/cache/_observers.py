@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from onegov_orm.cache.policies import ObjectChange
@@ -12,27 +12,32 @@ from onegov_orm.cache.policies import ObjectChange
 if TYPE_CHECKING:
     from sqlalchemy import Table
 
+    from onegov_orm.cache.descriptors import OrmCached
+
 logger = logging.getLogger("onegov_orm.cache")
 
-#: The policies by the decorated properties, which live as long as their classes.
-_POLICIES: weakref.WeakKeyDictionary[Any, tuple[str, ObjectChange[Any]]] = (
-    weakref.WeakKeyDictionary()
-)
+#: The decorated properties with such policies, which live as long as their classes.
+_DESCRIPTORS: weakref.WeakSet[OrmCached[Any]] = weakref.WeakSet()
 
 
-def observe(name: str, policy: ObjectChange[Any], descriptor: Any) -> None:
+def observe(descriptor: OrmCached[Any]) -> None:
     """Have changes looked at for a property, as long as that exists."""
-    _POLICIES[descriptor] = name, policy
+    _DESCRIPTORS.add(descriptor)
 
 
-def concerned(tables: Collection[Table], objects: Collection[Any] | None) -> Iterator[str]:
+def concerned(
+    tables: Collection[Table], objects: Callable[[], Iterable[Any]] | None
+) -> Iterator[str]:
     """Yield the names of the properties whose values the changes outdate."""
-    for name, policy in list(_POLICIES.values()):
+    descriptors = list(_DESCRIPTORS)
+    known = list(objects()) if objects is not None and descriptors else []
+    for descriptor in descriptors:
+        policy: Any = descriptor.policy
         if objects is None:
             if any(policy.concerns_table(table) for table in tables):
-                yield name
-        elif any(_concerns(name, policy, obj) for obj in objects):
-            yield name
+                yield descriptor.name
+        elif any(_concerns(descriptor.name, policy, obj) for obj in known):
+            yield descriptor.name
 
 
 def _concerns(name: str, policy: ObjectChange[Any], obj: Any) -> bool:

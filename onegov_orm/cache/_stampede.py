@@ -1,17 +1,22 @@
-"""One makes a value, the others wait for it.
+"""One makes a value, the others wait for it; but not for ever.
 
-dogpile.cache does that with a lock of its region: of all processes with Redis, of all threads in
-memory. A task must not wait in a thread's lock, for the one that has it may be a task of the
-same thread: tasks wait for each other by asyncio's own locks, in one process.
+Who makes it has a lock: of all processes with Redis, of all threads in memory. A task must not
+wait in a thread's lock, for the one that has it may be a task of the same thread: tasks wait for
+each other by asyncio's own locks, in one process.
+
+Somebody who waits too long makes the value as well: the one that has the lock may be dead, or wait
+for a lock of the database that the waiting transaction has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
 import weakref
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from dogpile.cache import CacheRegion
 from dogpile.cache.api import NO_VALUE
@@ -19,64 +24,91 @@ from sqlalchemy.util import await_only
 
 logger = logging.getLogger("onegov_orm.cache")
 
+#: How long to wait for somebody else's value, in seconds.
+WAIT_SECONDS: Final = 5.0
+
+#: How long to wait before looking again.
+_NAP_SECONDS: Final = 0.01
+
 _SEPARATOR: Final = "|"
+
+#: Makes a value, and tells whether it may be kept for others.
+Make = Callable[[], tuple[str, bool]]
+
+
+class _Lock:
+    """A lock of this process's, in the form that dogpile.cache's are."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def acquire(self, wait: bool = True) -> bool:
+        return self._lock.acquire(wait)
+
+    def release(self) -> None:
+        self._lock.release()
 
 
 class Stampede:
     """Has each value made only once, and keeps it in its place."""
 
     def __init__(self, region: CacheRegion, *, is_async: bool) -> None:
-        self._region = region
-        self._alone = self._alone_in_loop if is_async else self._alone_among_all
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._region: Any = region
+        self._get = self._get_in_loop if is_async else self._get_among_all
+        self._locks: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
-    def get(self, place: str, stamp: str, create: Callable[[], str]) -> str:
+    def get(self, place: str, stamp: str, make: Make) -> str:
         """Return what is kept in the place under the stamp, made if that is nothing.
 
-        Without an answer of the store it is made; what ``create`` raises is raised.
+        Without an answer of the store it is made; what ``make`` raises is raised.
         """
+        return self._get(place, stamp, make)
 
-        def look_and_make() -> str:
-            found = unstamped(self._peek(place), stamp)
-            if found is None:
-                found = create()
-                self._keep(place, f"{stamp}{_SEPARATOR}{found}")
-            return found
-
-        return self._alone(f"{place}:{stamp}", look_and_make)
-
-    def _alone_among_all(self, key: str, make: Callable[[], str]) -> str:
-        making = _Making(make)
+    def _get_among_all(self, place: str, stamp: str, make: Make) -> str:
+        lock = self._lock(f"{place}:{stamp}")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not _taken(lock):
+            if time.monotonic() > deadline:
+                logger.warning("nobody has made %s in %s s: it is made twice", place, WAIT_SECONDS)
+                return self._make(place, stamp, make)
+            time.sleep(_NAP_SECONDS)
+            found = self._peek(place, stamp)
+            if found is not None:
+                return found
         try:
-            # The lock is what it is about: nothing is kept under its key.
-            return str(self._region.get_or_create(key, making, should_cache_fn=lambda _: False))
-        except Exception as error:  # ours are told from the store's
-            if making.error is not None:
-                raise
-            _warn(error)
-            return make() if making.value is None else making.value
+            found = self._peek(place, stamp)
+            return self._make(place, stamp, make) if found is None else found
+        finally:
+            _release(lock)
 
-    def _alone_in_loop(self, key: str, make: Callable[[], str]) -> str:
-        lock = self._locks.setdefault(key, asyncio.Lock())
+    def _get_in_loop(self, place: str, stamp: str, make: Make) -> str:
+        lock = self._locks.setdefault(f"{place}:{stamp}", asyncio.Lock())
         await_only(lock.acquire())
         try:
-            return make()
+            found = self._peek(place, stamp)
+            return self._make(place, stamp, make) if found is None else found
         finally:
             lock.release()
 
-    def _peek(self, place: str) -> str | None:
+    def _lock(self, key: str) -> Any:
+        return self._region.actual_backend.get_mutex(key) or self._locks.setdefault(key, _Lock())
+
+    def _make(self, place: str, stamp: str, make: Make) -> str:
+        value, may_be_kept = make()
+        if may_be_kept:
+            try:
+                self._region.set(place, f"{stamp}{_SEPARATOR}{value}")
+            except Exception as error:  # whatever the store's client raises
+                _warn(error)
+        return value
+
+    def _peek(self, place: str, stamp: str) -> str | None:
         try:
             found = self._region.get(place)
         except Exception as error:  # whatever the store's client raises
             _warn(error)
             return None
-        return None if found is NO_VALUE else str(found)
-
-    def _keep(self, place: str, value: str) -> None:
-        try:
-            self._region.set(place, value)
-        except Exception as error:  # whatever the store's client raises
-            _warn(error)
+        return None if found is NO_VALUE else unstamped(found, stamp)
 
 
 def unstamped(kept: str | None, stamp: str) -> str | None:
@@ -85,21 +117,20 @@ def unstamped(kept: str | None, stamp: str) -> str | None:
     return text if separator and found == stamp else None
 
 
-class _Making:
-    """Makes a value, and remembers how that ended."""
+def _taken(lock: Any) -> bool:
+    """Take the lock if it is free; without an answer of the store there is none to take."""
+    try:
+        return bool(lock.acquire(False))
+    except Exception as error:  # whatever the store's client raises
+        _warn(error)
+        return True
 
-    def __init__(self, create: Callable[[], str]) -> None:
-        self._create = create
-        self.value: str | None = None
-        self.error: BaseException | None = None
 
-    def __call__(self) -> str:
-        try:
-            self.value = self._create()
-        except BaseException as error:
-            self.error = error
-            raise
-        return self.value
+def _release(lock: Any) -> None:
+    try:
+        lock.release()
+    except Exception as error:  # it may have run out, or the store be gone
+        _warn(error)
 
 
 def _warn(error: Exception) -> None:

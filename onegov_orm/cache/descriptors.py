@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from inspect import isawaitable, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeVar, overload
 
 from sqlalchemy.engine import Result
+from sqlalchemy.engine.result import FilterResult
 from sqlalchemy.exc import MissingGreenlet, StatementError
 from sqlalchemy.orm import Query
 
@@ -37,12 +40,19 @@ class OrmCached(Generic[T_co]):
     ) -> None:
         self.function = function
         self.policy = policy_of(policy)
-        self.name = f"{function.__module__}.{function.__qualname__}"
+        #: What tells the values of this property from those of others, in all processes.
+        self.name = _name_of(function, f"{function.__module__}.{function.__qualname__}")
         self._role = role
         self.__doc__ = function.__doc__
         self._is_async = iscoroutinefunction(function)
         if isinstance(self.policy, ObjectChange):
-            observe(self.name, self.policy, self)
+            observe(self)
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self.name = _name_of(self.function, f"{owner.__module__}.{owner.__qualname__}.{name}")
+
+    def __set__(self, instance: Any, value: Any) -> NoReturn:
+        raise AttributeError(f"{self.name} is made when it is read, and can't be set")
 
     @overload
     def __get__(self: S, instance: None, owner: type[Any]) -> S: ...
@@ -57,7 +67,9 @@ class OrmCached(Generic[T_co]):
 
     def variant(self, instance: Any) -> tuple[Any, ...]:
         """Return what tells the values of one schema apart."""
-        role = None if self._role is None else self._role(instance)
+        role: Any = None if self._role is None else self._role(instance)
+        if isinstance(role, Enum):
+            role = role.value
         if type(role) not in _ROLES:
             raise ConfigurationError(
                 f"the role that {self.name} is cached by has to be a text, a number or None, "
@@ -68,12 +80,13 @@ class OrmCached(Generic[T_co]):
 
     def create(self, instance: Any, wait: Callable[[Any], Any]) -> Any:
         """Return a new value; queries and results are read to their end."""
-        value = self.function(instance)
+        value: Any = self.function(instance)
         if isawaitable(value):
             value = wait(value)
         if isinstance(value, Query):
             return tuple(value)
-        return value.all() if isinstance(value, Result) else value
+        is_result = isinstance(value, (Result, FilterResult))
+        return list(value) if is_result else value
 
 
 class RequestCached(Generic[T_co]):
@@ -176,6 +189,15 @@ def _run(cache: OrmCache, is_async: bool, verb: str, descriptor: Any, instance: 
             "with an AsyncSessionManager, cached properties are coroutine functions: "
             "`async def names(self)`, and `await app.names`"
         ) from exc
+
+
+def _name_of(function: Any, place: str) -> str:
+    """Return the place with what tells functions apart that are in the same one."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return place
+    facts = f"{code.co_firstlineno} {code.co_names}".encode() + code.co_code
+    return f"{place}:{zlib.crc32(facts):x}"
 
 
 def _role_of(instance: Any) -> Role:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import inspect
+from sqlalchemy import Table, inspect
 
 from onegov_orm.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData, Table
+    from sqlalchemy import MetaData
 
 M = TypeVar("M")
 
@@ -21,15 +21,20 @@ _PREFIX: Final = "on-table-change:"
 
 @dataclass(frozen=True, slots=True)
 class TableChange:
-    """Outdated by any change of these tables, each given by its name or by a model."""
+    """Outdated by any change of these tables, each given itself, by its name, or by a model.
 
-    tables: tuple[str | type[Any], ...]
+    A model stands for the tables of its subclasses too.
+    """
+
+    tables: tuple[str | type[Any] | Table, ...]
 
     def resolve(self, catalogs: list[MetaData]) -> Iterator[Table]:
         """Yield the tables; raises `ConfigurationError` for one that no base has."""
         for each in self.tables:
             if isinstance(each, str):
                 yield _find_table(each, catalogs)
+            elif isinstance(each, Table):
+                yield each
             else:
                 yield from _tables_of(each)
 
@@ -59,7 +64,7 @@ Policy: TypeAlias = TableChange | ObjectChange[Any]
 PolicyLike: TypeAlias = Policy | str | Callable[[Any], bool]
 
 
-def on_table_change(*tables: str | type[Any]) -> TableChange:
+def on_table_change(*tables: str | type[Any] | Table) -> TableChange:
     """Return the policy of values that any change of these tables outdates."""
     if not tables:
         raise ConfigurationError("on_table_change() takes the names of tables, or models")
@@ -88,16 +93,18 @@ def policy_of(given: PolicyLike) -> Policy:
     )
 
 
-def _tables_of(model: type[Any]) -> tuple[Table, ...]:
+def _tables_of(model: type[Any]) -> set[Table]:
     mapper = inspect(model, raiseerr=False)
     if mapper is not None:
-        return tuple(mapper.tables)
+        return {table for each in mapper.self_and_descendants for table in each.tables}
     raise ConfigurationError(f"{model.__name__} is not a mapped class: it has no table")
 
 
 def _find_table(name: str, catalogs: list[MetaData]) -> Table:
     tables = {table.fullname: table for catalog in catalogs for table in catalog.tables.values()}
-    found = [each for each in tables.values() if name in (each.fullname, each.name)]
+    if name in tables:
+        return tables[name]
+    found = [each for each in tables.values() if name == each.name]
     if len(found) == 1:
         return found[0]
     if found:

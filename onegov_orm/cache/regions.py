@@ -11,6 +11,8 @@ from onegov_orm.errors import ConfigurationError
 
 try:
     from dogpile.cache import CacheRegion, make_region
+    from dogpile.cache.api import BytesBackend
+    from dogpile.cache.backends.memory import MemoryBackend
 except ImportError as exc:  # an extra
     raise ImportError(f"{exc}\nHere: pip install 'onegov_orm[cache]'") from exc
 
@@ -111,11 +113,13 @@ def refuse_pickles(region: CacheRegion) -> None:
     """Raise `ConfigurationError` for a region that runs what others may have written."""
     if not region.is_configured:
         raise ConfigurationError("the region is not configured yet: call its configure() first")
-    if region.deserializer is pickle.loads:
+    backend = region.actual_backend
+    writes_text = isinstance(backend, BytesBackend) and region.deserializer is not pickle.loads
+    if not (writes_text or isinstance(backend, MemoryBackend)):
         raise ConfigurationError(
             "this region unpickles what it finds, and whoever can write to that store could run "
-            "code here: use redis_region(), or make_region(serializer=..., deserializer=...) "
-            "that write and read text"
+            "code here: use memory_region(), redis_region(), or make_region(serializer=..., "
+            "deserializer=...) that write and read text, with a backend that leaves it to them"
         )
 
 

@@ -136,9 +136,10 @@ class Step:
     def write_in_bulk(self, session: Session) -> None:
         """Write behind the back of the unit of work, after a look."""
         self.names()
-        session.execute(insert(User), [{"name": self.name}])
-        self.written = frozenset([self.name])
-        self.names()
+        for name in (self.name, f"{self.name}-again"):
+            session.execute(insert(User), [{"name": name}])
+            self.written |= {name}
+            self.names()
 
     def roll_back_savepoint(self, session: Session) -> None:
         """Read what was written, and no more when it is undone."""

@@ -57,7 +57,7 @@ class Server:
 
     def die(self, name: str) -> str:
         """Commit, and never come to announce it."""
-        self.app.orm_cache._generations.renew = lambda keys: (  # type: ignore[method-assign]
+        self.app.orm_cache._generations.renew = lambda *_: (  # type: ignore[method-assign]
             print("committed", flush=True),
             threading.Event().wait(),
         )

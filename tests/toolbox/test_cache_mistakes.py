@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +21,21 @@ def app(new_town: NewTowns) -> App:
     return App(new_town(Base), memory_region())
 
 
-def test_a_region_that_unpickles_is_refused(app: App) -> None:
-    region = make_region().configure("dogpile.cache.redis")
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("dogpile.cache.redis", {}),
+        ("dogpile.cache.redis", {"serializer": pickle.dumps, "deserializer": pickle.loads}),
+        ("dogpile.cache.dbm", {}),
+    ],
+)
+def test_a_region_that_unpickles_is_refused(
+    app: App, tmp_path: Path, backend: str, options: dict[str, Any]
+) -> None:
+    arguments = {"filename": str(tmp_path / "cache")} if backend.endswith("dbm") else {}
+    region = make_region(**options).configure(backend, arguments=arguments)
     with pytest.raises(ConfigurationError, match="run code"):
         OrmCache(app.mgr, region)
-    with pytest.raises(ConfigurationError, match="run code"):
-        OrmCache(app.mgr, make_region(deserializer=pickle.loads).configure("dogpile.cache.memory"))
 
 
 def test_a_region_has_to_be_configured(app: App) -> None:

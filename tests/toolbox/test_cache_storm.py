@@ -44,14 +44,18 @@ def touch_without_outdating(self: Memo, keys: Any) -> set[str]:
 
 
 BREAKAGES: dict[str, Breakage] = {
-    "values of old transactions are kept": [(OrmCache, "_began", lambda self: math.inf)],
-    "names are taken for customers": [(Identities, "schema", lambda *_: 0)],
+    "values of old transactions are kept": [(OrmCache, "_began", lambda *_: math.inf)],
+    "names are taken for customers": [
+        (Identities, "schema", lambda self, connect, name, known: name),
+        (Identities, "last_known", lambda self, name: name),
+        (Identities, "is_unchanged", lambda *_: (True, True)),
+    ],
     "commits outdate nothing": [
         (Generations, "renew", lambda *_: None),
         (Generations, "mark", lambda *_: None),
     ],
     "writers read what they read before": [(Memo, "touch", touch_without_outdating)],
-    "rollbacks forget nothing": [(Memo, "forget", lambda self: None)],
+    "rollbacks forget nothing": [(Memo, "undo", lambda self: None)],
 }
 
 

@@ -11,7 +11,8 @@ TEST_EXTRAS = test
 NOT_OF_SQLALCHEMY = \
 	$(addprefix integration/test_,embedded wire read_only pooler pooler_restrictions test_servers \
 		async_plans processes replicas replicas_failing) \
-	$(addprefix fleet/test_,doctor drift fingerprints cloning cloning_random dumps lifecycle_purging)
+	$(addprefix fleet/test_,doctor drift fingerprints cloning cloning_random dumps lifecycle_purging) \
+	$(addprefix toolbox/test_,cache_redis cache_storm debug selectable unaccent)
 
 export VENV
 
@@ -37,7 +38,7 @@ test-sqlalchemy20: ## Run what depends on SQLAlchemy on the oldest that is suppo
 	@VENV=$(VENV)-sqlalchemy20 tools/venv test 'SQLAlchemy==2.0.40'
 	@$(VENV)-sqlalchemy20/bin/python -m pytest -m 'not slow' -k 'not older' --one-driver everywhere \
 		$(addprefix --ignore tests/,$(addsuffix .py,$(NOT_OF_SQLALCHEMY))) \
-		$(PYTEST_FLAGS) tests/integration tests/fleet
+		$(PYTEST_FLAGS) tests/integration tests/fleet tests/toolbox
 
 bench: ## Measure against bare SQLAlchemy and others; see benchmarks/
 	@tools/venv bench

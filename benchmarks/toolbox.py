@@ -44,9 +44,11 @@ _WIDTH: Final = 120
 #: How often a value is read again in one block, so that the first time is as good as nothing.
 _AGAIN: Final = 10_000
 
-QUERY: Final = "the query each time"
-AGAIN: Final = "the query, again"
-INSIDE: Final = "onegov_orm: again in the same block"
+#: Each block reads one row besides, as a request does that has a user.
+QUERY: Final = "one row, and the query of a hundred"
+AGAIN: Final = "the same, again"
+ALONE: Final = "one row alone"
+INSIDE: Final = "onegov_orm: cached, again in the same block"
 
 
 class Base(DeclarativeBase):
@@ -91,6 +93,9 @@ class App:
     def __init__(self, mgr: SessionManager, region: Any, **options: Any) -> None:
         self.mgr = mgr
         self.orm_cache = OrmCache(mgr, region, **options)
+
+    def one(self) -> object:
+        return self.mgr.session().scalars(select(Bare.at).limit(1)).one()
 
     def query(self) -> list[str]:
         found = select(Bare.data["title"].as_string()).order_by(Bare.id).limit(100)
@@ -137,9 +142,10 @@ def cache(dsn: str, rounds: int, batch: int) -> list[Row]:
         contestants = {
             QUERY: _in_blocks(mgr, bare.query, batch),
             AGAIN: _in_blocks(mgr, bare.query, batch),
+            ALONE: _in_blocks(mgr, lambda: None, batch),
         }
         for name, (region, options) in regions.items():
-            title = f"onegov_orm, {name}: first in a block"
+            title = f"onegov_orm: one row, and cached in {name}"
             contestants[title] = _in_blocks(mgr, _reader(App(mgr, region, **options)), batch)
         counts = dict.fromkeys(contestants, batch)
         contestants[INSIDE] = _inside(mgr, App(mgr, memory_region()))
@@ -152,9 +158,12 @@ def _reader(app: App) -> Callable[[], Any]:
 
 
 def _in_blocks(mgr: SessionManager, read: Callable[[], Any], count: int) -> Preparer:
+    row = App(mgr, memory_region())
+
     def batch() -> None:
         for _ in range(count):
             with mgr.schema(_SCHEMA):
+                row.one()
                 read()
 
     return lambda: batch

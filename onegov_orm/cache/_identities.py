@@ -26,6 +26,10 @@ _REMEMBERED: Final = 10_000
 
 Connect = Callable[[], "Connection"]
 
+# Made once: SQLAlchemy knows a statement again by what it is made of.
+_DATABASE: Final = text(_sql.DATABASE_IDENTITY)
+_SCHEMA: Final = text(_sql.SCHEMA_IDENTITY)
+
 
 class Identities:
     """Asks the server, once in each transaction unless names are trusted for longer."""
@@ -39,7 +43,7 @@ class Identities:
     def server(self, connect: Connect) -> str:
         """Return what all keys begin with: the server's own number, and the database's name."""
         if self._server is None:
-            row = connect().execute(text(_sql.DATABASE_IDENTITY)).one()
+            row = connect().execute(_DATABASE).one()
             self._server = f"{_PREFIX}:{row.system_identifier}:{row.database}"
         return self._server
 
@@ -57,7 +61,7 @@ class Identities:
 
     def is_unchanged(self, connect: Connect, name: str, number: str) -> tuple[bool, bool]:
         """Tell whether the schema still has the number, and whether nothing was written."""
-        row = connect().execute(text(_sql.SCHEMA_IDENTITY), {"schema": name}).one()
+        row = connect().execute(_SCHEMA, {"schema": name}).one()
         return row.number == number, row.has_written_nothing
 
     def _trusted_number(self, name: str) -> str | None:
@@ -65,7 +69,7 @@ class Identities:
         return number if time.monotonic() < until else None
 
     def _ask(self, connect: Connect, name: str) -> str:
-        number = connect().execute(text(_sql.SCHEMA_IDENTITY), {"schema": name}).one().number
+        number = connect().execute(_SCHEMA, {"schema": name}).one().number
         if number is None:
             raise SchemaNotFound(name)
         self._known[name] = str(number), time.monotonic() + self._trust_seconds

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+# Autodoc looks at each attribute, which SQLAlchemy has an opinion of where a class is a mixin.
+warnings.filterwarnings("ignore", "Unmanaged access of declarative attribute")
+logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 _metadata = ConfigParser()
 _metadata.read(ROOT / "setup.cfg")

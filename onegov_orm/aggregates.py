@@ -20,8 +20,8 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import Column, ColumnElement
 from sqlalchemy.orm import Mapped, MappedColumn
 
-from onegov_orm._aggregate import MARK, Aggregated
-from onegov_orm._aggregating import aggregates
+from onegov_orm._derived.aggregate import MARK, Aggregated
+from onegov_orm._derived.aggregating import aggregates
 from onegov_orm._flush_hooks import register
 from onegov_orm.errors import ConfigurationError
 

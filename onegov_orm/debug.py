@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TextIO, get_args
 
-from onegov_orm._analysis import Analysis, Query, Repetition
-from onegov_orm._query_reports import ReportPrinter
-from onegov_orm._statement_events import watching
+from onegov_orm._analyzing.analysis import Analysis, Query, Repetition
+from onegov_orm._analyzing.query_reports import ReportPrinter
+from onegov_orm._analyzing.statement_events import watching
 from onegov_orm.errors import ConfigurationError
 
 __all__ = ["Analysis", "Query", "Repetition", "analyze_sql_queries"]

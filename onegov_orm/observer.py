@@ -22,8 +22,8 @@ from inspect import iscoroutinefunction
 from types import FunctionType
 from typing import Any, TypeVar, cast
 
+from onegov_orm._derived.observing import MARK, Observed, observers
 from onegov_orm._flush_hooks import register
-from onegov_orm._observing import MARK, Observed, observers
 from onegov_orm.errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])

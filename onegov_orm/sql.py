@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Subquery, TextualSelect, column, text
 
-from onegov_orm._listed_columns import Column, columns_of
-from onegov_orm._parameters import bindable
-from onegov_orm._select_list import statement_of
-from onegov_orm._type_names import UnreadableType, type_from
+from onegov_orm._selecting.listed_columns import Column, columns_of
+from onegov_orm._selecting.parameters import bindable
+from onegov_orm._selecting.select_list import statement_of
+from onegov_orm._selecting.type_names import UnreadableType, type_from
 from onegov_orm.errors import SelectableError
 
 __all__ = ["as_selectable", "as_selectable_from_path"]

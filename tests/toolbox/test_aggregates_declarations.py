@@ -31,7 +31,7 @@ from sqlalchemy.orm import (
     relationship,
 )
 
-from onegov_orm._aggregating import aggregates
+from onegov_orm._derived.aggregating import aggregates
 from onegov_orm.aggregates import aggregated
 from onegov_orm.errors import BulkChangeNotSupported, ConfigurationError
 
@@ -498,7 +498,7 @@ def test_what_is_no_expression(new_town):
 
 
 def test_aggregates_without_end_are_stopped(new_town, monkeypatch):
-    monkeypatch.setattr("onegov_orm._aggregating._MOST_ROUNDS", 20)
+    monkeypatch.setattr("onegov_orm._derived.aggregating._MOST_ROUNDS", 20)
     base = new_base()
 
     class Node(Numbered, base):

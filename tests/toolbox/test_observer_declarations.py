@@ -21,7 +21,7 @@ from sqlalchemy.orm import (
 )
 
 from onegov_orm import SessionManager
-from onegov_orm._observing import observers
+from onegov_orm._derived.observing import observers
 from onegov_orm.errors import ConfigurationError
 from onegov_orm.observer import observes
 

@@ -27,13 +27,9 @@ LAYERS = (
      "_statements", "_lexer", "_fork", "_tasks", "_places", "_differences", "_queues",
      "_standing", "_version", "_serializers"},
     # what models are made of: it knows of no manager
-    {"_model_manager", "base", "types.*", "mixins.*",
-     "translation", "observer", "_observing", "_paths", "_walking", "_flush_hooks",
-     "_declarations", "aggregates", "_aggregate", "_aggregate_statements", "_aggregating",
-     "_correcting",
-     "sql", "_select_list", "_listed_columns", "_parameters", "_type_names", "func", "debug",
-     "_analysis", "_shortened", "_statement_events", "_query_reports",
-     "abstract.*", "utils", "_query_chain", "_url_names"},
+    {"_model_manager", "_flush_hooks", "base", "types.*", "mixins.*", "abstract.*",
+     "translation", "observer", "aggregates", "_derived.*", "sql", "_selecting.*", "func",
+     "debug", "_analyzing.*", "utils", "_query_chain", "_url_names"},
     # listeners of SQLAlchemy's, and what the drivers' connections know
     {"_connection", "_two_phase", "_cursors_psycopg2", "_driver_psycopg2", "_driver_psycopg",
      "_psycopg", "_driver_psycopg_async", "_driver_asyncpg", "_plans", "_readonly",

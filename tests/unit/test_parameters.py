@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 
-from onegov_orm._parameters import Bindable, bindable
-from onegov_orm._select_list import statement_of
+from onegov_orm._selecting.parameters import Bindable, bindable
+from onegov_orm._selecting.select_list import statement_of
 from onegov_orm.errors import SelectableError
 
 DIALECT = postgresql.dialect(paramstyle="named")

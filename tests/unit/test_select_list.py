@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onegov_orm import SelectableError
-from onegov_orm._listed_columns import Column, columns_of
-from onegov_orm._select_list import statement_of
+from onegov_orm._selecting.listed_columns import Column, columns_of
+from onegov_orm._selecting.select_list import statement_of
 
 
 def columns(query: str) -> list[Column]:

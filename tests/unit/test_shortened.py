@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from psycopg2.extras import Json
 
-from onegov_orm._shortened import digest, shortened
+from onegov_orm._analyzing.shortened import digest, shortened
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=200) | st.binary(max_size=200),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
 import onegov_orm.types
-from onegov_orm._type_names import UnreadableType, known_types, type_from
+from onegov_orm._selecting.type_names import UnreadableType, known_types, type_from
 from tests.models import Color
 
 HERE = "tests.models"

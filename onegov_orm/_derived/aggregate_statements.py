@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapper, aliased
 
-from onegov_orm._aggregate import Aggregate, are_akin, primary_key_attributes
+from onegov_orm._derived.aggregate import Aggregate, are_akin, primary_key_attributes
 
 #: A primary key.
 Key: TypeAlias = tuple[Any, ...]

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import PassiveFlag, Session, object_session
 from sqlalchemy.orm.attributes import History, instance_state
 
-from onegov_orm._paths import Path, Step
+from onegov_orm._derived.paths import Path, Step
 
 # What is known without asking the database, what waits for a collection to be loaded included.
 _KNOWN: Final = PassiveFlag.PASSIVE_NO_INITIALIZE | PassiveFlag.INCLUDE_PENDING_MUTATIONS

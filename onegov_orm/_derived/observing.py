@@ -10,10 +10,10 @@ from typing import Any, Final, TypeAlias
 from sqlalchemy.orm import Mapper, Session, object_session
 from sqlalchemy.orm.attributes import instance_state
 
-from onegov_orm._declarations import Declarations
+from onegov_orm._derived.declarations import Declarations
+from onegov_orm._derived.paths import Path, parse_path
+from onegov_orm._derived.walking import View, has_changed
 from onegov_orm._flush_hooks import Flush, FlushHook
-from onegov_orm._paths import Path, parse_path
-from onegov_orm._walking import View, has_changed
 from onegov_orm.errors import ConfigurationError
 
 #: The attribute of a function that tells what it observes.

@@ -19,9 +19,9 @@ from sqlalchemy.sql.elements import (
     SavepointClause,
 )
 
-from onegov_orm._analysis import Query
+from onegov_orm._analyzing.analysis import Query
+from onegov_orm._analyzing.shortened import digest, shortened
 from onegov_orm._places import place
-from onegov_orm._shortened import digest, shortened
 
 _EVENTS: Final = ("before_cursor_execute", "after_cursor_execute")
 _SAVEPOINTS: Final = (SavepointClause, RollbackToSavepointClause, ReleaseSavepointClause)

@@ -11,12 +11,12 @@ from sqlalchemy import Column
 from sqlalchemy.orm import InstanceState, Mapper, Session
 from sqlalchemy.orm.attributes import instance_state
 
-from onegov_orm._aggregate import MARK, Aggregate, attributes_for, link_attributes
-from onegov_orm._aggregate_statements import Key
-from onegov_orm._correcting import Correction, Owners, Touched, load_owners, owners_of
-from onegov_orm._declarations import Declarations
+from onegov_orm._derived.aggregate import MARK, Aggregate, attributes_for, link_attributes
+from onegov_orm._derived.aggregate_statements import Key
+from onegov_orm._derived.correcting import Correction, Owners, Touched, load_owners, owners_of
+from onegov_orm._derived.declarations import Declarations
+from onegov_orm._derived.walking import UNKNOWN, before, has_changed
 from onegov_orm._flush_hooks import Flush, FlushHook
-from onegov_orm._walking import UNKNOWN, before, has_changed
 from onegov_orm.errors import ConfigurationError
 
 # Aggregates of aggregates may be as many levels deep; beyond that they go in a circle.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from onegov_orm._lexer import Token
-from onegov_orm._select_list import CLOSING, Entry, entries_of, word_of, words
+from onegov_orm._selecting.select_list import CLOSING, Entry, entries_of, word_of, words
 from onegov_orm.errors import SelectableError
 
 #: After these words the expression goes on: what follows is no name for it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TextIO
 
-from onegov_orm._analysis import Analysis, Query, Repetition
+from onegov_orm._analyzing.analysis import Analysis, Query, Repetition
 
 #: Who wants to see more looks at the analysis.
 _MOST_CHARACTERS: Final = 2000

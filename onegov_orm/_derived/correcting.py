@@ -10,8 +10,14 @@ from typing import Any, Final, TypeAlias
 from sqlalchemy.orm import InstanceState, Mapper, Session
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
-from onegov_orm._aggregate import Aggregate
-from onegov_orm._aggregate_statements import Key, Update, owners_through, owners_with, parameters
+from onegov_orm._derived.aggregate import Aggregate
+from onegov_orm._derived.aggregate_statements import (
+    Key,
+    Update,
+    owners_through,
+    owners_with,
+    parameters,
+)
 
 #: How many owners are corrected with one statement.
 _BATCH_SIZE: Final = 1000

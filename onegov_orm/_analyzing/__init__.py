@@ -1,0 +1,1 @@
+"""How the statements of a block are counted and shown."""

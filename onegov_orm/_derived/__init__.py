@@ -1,0 +1,1 @@
+"""What is computed with each flush: observers and aggregated columns."""

@@ -1,0 +1,1 @@
+"""How raw SQL becomes something to select from."""

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import ForeignKey, Integer, Numeric, UniqueConstraint, select, text
 from sqlalchemy.dialects.postgresql import UUID
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from onegov_orm import ModelNotFound, TreeError
 from onegov_orm.abstract import AdjacencyList, AdjacencyListCollection, AdjacencyListMixin
@@ -443,7 +443,7 @@ def test_a_tree_may_inherit_from_a_model(new_town):
     class Chapters(AdjacencyListCollection[Chapter]):
         __listclass__ = Chapter
 
-    configure_mappers()
+    OwnBase.registry.configure()
     chapters = Chapters(new_town(OwnBase).session())
     root = chapters.add_root("One")
     b, a = chapters.add(root, "B"), chapters.add(root, "A")

@@ -25,7 +25,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
-    configure_mappers,
     foreign,
     mapped_column,
     relationship,
@@ -430,12 +429,12 @@ def test_what_is_set_by_hand_is_corrected(new_town):
 def test_mappers_that_are_configured_again_and_again():
     base = new_base()
     owner_class, _thing = owner_with(base, lambda *_: func.count(), mapped_column(Integer))
-    configure_mappers()
+    base.registry.configure()
     before = aggregates.concerning(inspect(owner_class))
     type(
         "More", (base,), {"__tablename__": "more", "id": mapped_column(Integer, primary_key=True)}
     )
-    configure_mappers()
+    base.registry.configure()
     assert len(aggregates.concerning(inspect(owner_class))) == len(before) == 1
 
 
@@ -453,7 +452,7 @@ def test_classes_that_nobody_needs_are_not_kept_alive():
         def child_count(self) -> ColumnElement[int]:
             return func.count()
 
-    configure_mappers()
+    Base.registry.configure()
     assert len(aggregates.concerning(inspect(Node))) == 2
     reference = weakref.ref(Node)
     del Base, Node

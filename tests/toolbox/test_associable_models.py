@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import ForeignKey, MetaData, Text, Uuid, inspect, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from onegov_orm import ConfigurationError
 from onegov_orm.abstract import Associable, associated
@@ -18,7 +18,9 @@ def base():
     class OwnBase(DeclarativeBase):
         pass
 
-    return OwnBase
+    yield OwnBase
+    # What could not be mapped is in nobody's way afterwards.
+    OwnBase.registry.dispose()
 
 
 @pytest.fixture
@@ -215,7 +217,7 @@ def test_a_class_may_come_after_the_mappers_were_configured(new_town, base, paym
         payments = associated(payment, "payments")
 
     first = model(base, "firsts", Payable)
-    configure_mappers()
+    base.registry.configure()
     second = model(base, "seconds", Payable)
     session = new_town(base).session()
     paid = payment()
@@ -340,7 +342,7 @@ def test_an_order_may_be_named_across_bases(new_town, base, payment):
         id: Mapped[int] = mapped_column(primary_key=True)
         payments = associated(payment, "payments", order_by="Payment.id")
 
-    configure_mappers()
+    OtherBase.registry.configure(cascade=True)
     assert Product.payments.property.order_by
 
 
@@ -383,7 +385,8 @@ def test_two_bases_may_have_the_same_names(base, payment):
 
     first = model(base, "products", Payable)
     second = model(OtherBase, "products", OtherPayable)
-    configure_mappers()
+    for each in (base, OtherBase):
+        each.registry.configure()
     assert payment.registered_links["linked_products"].cls is first
     assert OtherPayment.registered_links["linked_products"].cls is second
 

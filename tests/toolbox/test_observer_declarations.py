@@ -13,7 +13,6 @@ from sqlalchemy import ForeignKey, Integer, inspect, select
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
-    configure_mappers,
     declared_attr,
     mapped_column,
     relationship,
@@ -182,7 +181,7 @@ def test_mappers_that_are_configured_again_and_again(new_town):
             "id": mapped_column(Integer, primary_key=True),
         }
         type(f"More{number}", (base,), attributes)
-        configure_mappers()
+        base.registry.configure()
     assert notes_of(mgr, One(name="a")) == ["parent"]
 
 
@@ -212,7 +211,7 @@ def test_classes_that_nobody_needs_are_not_kept_alive():
         def follow_other(self, name):
             pass
 
-    configure_mappers()
+    base.registry.configure()
     assert len(observers.concerning(inspect(One))) == 3
     reference = weakref.ref(One)
     del base, One

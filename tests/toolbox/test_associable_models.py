@@ -20,7 +20,7 @@ def base():
 
     yield OwnBase
     # What could not be mapped is in nobody's way afterwards.
-    OwnBase.registry.dispose()
+    OwnBase.registry.dispose(cascade=True)
 
 
 @pytest.fixture

@@ -45,18 +45,19 @@ class NaiveDatetime(OrmError, ValueError, DontWrapMixin):
 
     def __init__(self, value: object, advice: str) -> None:
         self.value = value
-        super().__init__(f"{shown(value)} is no point in time without its time zone: {advice}")
+        super().__init__(f"{shown(value)} is no datetime with a time zone: {advice}")
 
 
 class NotSerializable(OrmError, TypeError, DontWrapMixin):
     """A value can't be written as JSON; ``path`` tells where in there."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, advice: str | None = None) -> None:
         self.path = path
-        super().__init__(
-            f"{path} can't be written as JSON, for {reason}: use what JSON has, dates, decimals "
-            "or UUIDs, or extend the serializers of the column's type"
+        advice = advice or (
+            "use what JSON has, dates, decimals or UUIDs, or extend the serializers of the "
+            "column's type"
         )
+        super().__init__(f"{path} can't be written as JSON, for {reason}: {advice}")
 
 
 class InvalidUUID(OrmError, ValueError, DontWrapMixin):

@@ -38,6 +38,12 @@ class QueryChain(Generic[T]):
         self, queries: Iterable[Rows[T]], limit: int | None = None, offset: int | None = None
     ) -> None:
         self.queries = tuple(queries)
+        for query in self.queries:
+            if not hasattr(query, "count"):
+                raise TypeError(
+                    f"a {type(query).__name__} can't be chained, for it knows no session: use "
+                    "session.query(...)"
+                )
         self._limit = None if limit is None else _checked(limit)
         self._offset = 0 if offset is None else _checked(offset)
 

@@ -157,7 +157,9 @@ def _escaped(text: str) -> str:
 
 def _checked_key(key: object, place: _Place | None) -> str:
     if not isinstance(key, str):
-        raise NotSerializable(_path((place, key)), "keys are texts in JSON")
+        raise NotSerializable(
+            _path((place, key)), "keys are texts in JSON", f"write the key as {str(key)!r}"
+        )
     return str.__str__(key)
 
 

@@ -25,6 +25,8 @@ from onegov_orm._derived.aggregating import aggregates
 from onegov_orm._flush_hooks import register
 from onegov_orm.errors import ConfigurationError
 
+__all__ = ["aggregated"]
+
 T = TypeVar("T")
 
 

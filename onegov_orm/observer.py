@@ -26,6 +26,8 @@ from onegov_orm._derived.observing import MARK, Observed, observers
 from onegov_orm._flush_hooks import register
 from onegov_orm.errors import ConfigurationError
 
+__all__ = ["observes"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -40,6 +40,9 @@ class Repetition:
 
     queries: tuple[Query, ...]
 
+    def __repr__(self) -> str:
+        return f"<{self.count} times {self.statement!r}>"
+
     @property
     def statement(self) -> str:
         """The SQL they have in common."""

@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+try:
+    import dogpile.cache  # noqa: F401
+except ImportError as exc:  # an extra
+    raise ImportError(f"{exc}\nHere: pip install 'onegov_orm[cache]'") from exc
+
 from onegov_orm.cache.descriptors import OrmCached, RequestCached, orm_cached, request_cached
 from onegov_orm.cache.orm_cache import OrmCache
 from onegov_orm.cache.policies import (

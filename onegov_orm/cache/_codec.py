@@ -125,13 +125,13 @@ class Codec:
             known = _CONTAINERS[kind]
             return {_TYPE: known.name, _VALUE: self._items(value, place)}
         if hasattr(kind, "_sa_instance_state") or hasattr(value, "_sa_instance_state"):
-            raise NotCacheable(place, f"a {kind.__name__} is an object of the session's")
+            raise NotCacheable(place, f"it is a {kind.__name__}, an object of a session")
         # Lists and dictionaries that track changes are as good as plain ones.
         if isinstance(value, list):
             return self._items(value, place)
         if isinstance(value, (dict, RowMapping)):
             return self._mapping(dict(value), place)
-        raise NotCacheable(place, f"a {kind.__name__} is not plain data")
+        raise NotCacheable(place, f"it is a {kind.__name__}, which is no plain data")
 
     def _own_kind(self, kind: type[Any]) -> _Kind | None:
         return next((self._own[each] for each in kind.__mro__ if each in self._own), None)

@@ -36,7 +36,7 @@ def concerned(
         if objects is None:
             if any(policy.concerns_table(table) for table in tables):
                 yield descriptor.name
-        elif any(_concerns(descriptor.name, policy, obj) for obj in known):
+        elif any(_concerns(descriptor.title, policy, obj) for obj in known):
             yield descriptor.name
 
 

@@ -42,6 +42,8 @@ class OrmCached(Generic[T_co]):
         self.policy = policy_of(policy)
         #: What tells the values of this property from those of others, in all processes.
         self.name = _name_of(function, f"{function.__module__}.{function.__qualname__}")
+        #: What people read.
+        self.title = function.__qualname__
         self._role = role
         self.__doc__ = function.__doc__
         self._is_async = iscoroutinefunction(function)
@@ -49,10 +51,11 @@ class OrmCached(Generic[T_co]):
             observe(self)
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
-        self.name = _name_of(self.function, f"{owner.__module__}.{owner.__qualname__}.{name}")
+        self.title = f"{owner.__qualname__}.{name}"
+        self.name = _name_of(self.function, f"{owner.__module__}.{self.title}")
 
     def __set__(self, instance: Any, value: Any) -> NoReturn:
-        raise AttributeError(f"{self.name} is made when it is read, and can't be set")
+        raise AttributeError(f"{self.title} is made when it is read, and can't be set")
 
     @overload
     def __get__(self: S, instance: None, owner: type[Any]) -> S: ...
@@ -72,7 +75,7 @@ class OrmCached(Generic[T_co]):
             role = role.value
         if type(role) not in _ROLES:
             raise ConfigurationError(
-                f"the role that {self.name} is cached by has to be a text, a number or None, "
+                f"the role that {self.title} is cached by has to be a text, a number or None, "
                 f"not {role!r}"
             )
         kind = type(instance)
@@ -150,10 +153,23 @@ def orm_cached(
         raise ConfigurationError("give either by_role or role")
     chosen = _role_of if by_role else role
 
-    def decorate(function: Callable[[Any], Any]) -> Any:
-        return OrmCached(function, policy, chosen)
+    return _Decorator(policy, chosen)
 
-    return decorate
+
+class _Decorator:
+    """Waits for its function; in a class without one it stands for a mistake."""
+
+    def __init__(self, policy: PolicyLike, role: Callable[[Any], Role] | None) -> None:
+        self._policy = policy_of(policy)
+        self._role = role
+
+    def __call__(self, function: Callable[[Any], Any], /) -> Any:
+        return OrmCached(function, self._policy, self._role)
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        raise ConfigurationError(
+            f"{owner.__qualname__}.{name} needs a policy: @orm_cached('on-table-change:users')"
+        )
 
 
 def request_cached(function: Callable[[Any], T]) -> RequestCached[T]:
@@ -201,5 +217,10 @@ def _name_of(function: Any, place: str) -> str:
 
 
 def _role_of(instance: Any) -> Role:
-    role: Role = getattr(getattr(instance, "identity", None), "role", None)
+    if not hasattr(instance, "identity"):
+        raise ConfigurationError(
+            f"a value is cached by_role, and {type(instance).__name__} has no attribute identity "
+            "to have one: use role=lambda app: ... to say which it is"
+        )
+    role: Role = getattr(instance.identity, "role", None)
     return role

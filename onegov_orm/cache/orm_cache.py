@@ -216,14 +216,14 @@ class OrmCache:
         """Make a value anew, and return it as it is kept."""
         making = _making.get()
         if place in making:
-            raise ConfigurationError(f"{descriptor.name} reads itself, and never comes to an end")
+            raise ConfigurationError(f"{descriptor.title} reads itself, and never comes to an end")
         token = _making.set(making | {place})
         try:
             with self._fresh_replicas():
                 value = descriptor.create(instance, self.manager.signals.wait)
         finally:
             _making.reset(token)
-        return self._codec.encode(value, descriptor.name)
+        return self._codec.encode(value, descriptor.title)
 
     @contextmanager
     def _fresh_replicas(self) -> Iterator[None]:

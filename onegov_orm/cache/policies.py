@@ -71,7 +71,12 @@ def on_table_change(*tables: str | type[Any] | Table) -> TableChange:
     return TableChange(tables)
 
 
-def on_change(model: type[M], when: Callable[[M], bool] = lambda _obj: True) -> ObjectChange[M]:
+def always(_obj: object) -> bool:
+    """Say that each change counts."""
+    return True
+
+
+def on_change(model: type[M], when: Callable[[M], bool] = always) -> ObjectChange[M]:
     """Return the policy of values that the change of an object outdates, if it matters."""
     return ObjectChange(model, when)
 

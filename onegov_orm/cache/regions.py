@@ -7,16 +7,12 @@ import threading
 from collections import OrderedDict
 from typing import Any, Final
 
-from onegov_orm.errors import ConfigurationError
-
-try:
-    from dogpile.cache import CacheRegion, make_region
-    from dogpile.cache.api import BytesBackend
-    from dogpile.cache.backends.memory import MemoryBackend
-except ImportError as exc:  # an extra
-    raise ImportError(f"{exc}\nHere: pip install 'onegov_orm[cache]'") from exc
+from dogpile.cache import CacheRegion, make_region
+from dogpile.cache.api import BytesBackend
+from dogpile.cache.backends.memory import MemoryBackend
 
 from onegov_orm.cache._redis import NAME as BACKEND
+from onegov_orm.errors import ConfigurationError
 
 #: How many entries a region in memory keeps: those that were used last.
 MEMORY_ENTRIES: Final = 10_000
@@ -24,11 +20,8 @@ MEMORY_ENTRIES: Final = 10_000
 #: How long an entry is kept at the most, in seconds: what was forgotten goes away by itself.
 EXPIRATION_SECONDS: Final = 24 * 60 * 60
 
-#: How long one process may take to make a value while others wait for it, in seconds.
+#: After how many seconds the lock of a process that died is free again.
 LOCK_SECONDS: Final = 60
-
-#: How long a process waits before it looks again whether another one has made the value.
-_LOCK_SLEEP_SECONDS: Final = 0.02
 
 #: How long Redis may take to answer, in seconds; without an answer there is no cache.
 _SOCKET_SECONDS: Final = 2.0
@@ -86,7 +79,8 @@ def redis_region(
     """Return a region in Redis, which all processes of an application share.
 
     :param url: such as ``redis://localhost:6379/0``.
-    :param lock_seconds: how long others wait while one process makes a value.
+    :param lock_seconds: after how long the lock of a process that died is free again; nobody
+        waits for longer than five seconds.
     :param arguments: more of dogpile.cache's arguments for its Redis backend.
     """
     defaults = {
@@ -95,7 +89,6 @@ def redis_region(
         "distributed_lock": True,
         "thread_local_lock": False,
         "lock_timeout": lock_seconds,
-        "lock_sleep": _LOCK_SLEEP_SECONDS,
         "socket_timeout": _SOCKET_SECONDS,
         "socket_connect_timeout": _SOCKET_SECONDS,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 from markupsafe import Markup, escape
@@ -10,10 +11,11 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.ext.mutable import MutableDict
 
-from onegov_orm.errors import MutableDefault
+from onegov_orm.errors import MutableDefault, NaiveDatetime
 from onegov_orm.mixins._dict_defaults import PendingDefaults
 from onegov_orm.mixins._dict_slot import assignment, escaped, value_at
 from onegov_orm.types.tracking import TrackedDict
+from onegov_orm.types.utcdatetime import GIVE_ZONE
 
 if TYPE_CHECKING:
     from typing import Self
@@ -182,6 +184,7 @@ class dict_property(hybrid_property[T], Generic[T]):  # noqa: N801
             self._write(instance, value)
 
     def _write(self, instance: Any, value: Any) -> None:
+        self._refuse_naive(value)
         data = getattr(instance, self.attribute)
         if isinstance(data, _TRACKED):
             data[self.key] = value
@@ -209,7 +212,14 @@ class dict_property(hybrid_property[T], Generic[T]):  # noqa: N801
     def _may_vary(self) -> bool:
         return callable(self.default) and self.default not in (dict, list)
 
+    def _refuse_naive(self, value: Any) -> None:
+        """Raise `NaiveDatetime` for what no query would find."""
+        is_moment = self.value_type is datetime and isinstance(value, datetime)
+        if is_moment and value.utcoffset() is None:
+            raise NaiveDatetime(value, GIVE_ZONE)
+
     def _assign(self, owner: Any, value: Any) -> list[tuple[Any, Any]]:
+        self._refuse_naive(value)
         column = getattr(owner, self.attribute)
         return [assignment(column, self.key, value, self.value_type)]
 

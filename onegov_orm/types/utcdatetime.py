@@ -14,7 +14,8 @@ from onegov_orm.errors import NaiveDatetime
 
 __all__ = ["UTCDateTime"]
 
-_GIVE_ZONE = "give it one, as in datetime.now(UTC) or value.replace(tzinfo=UTC)"
+GIVE_ZONE = "give it one, as in datetime.now(UTC) or value.replace(tzinfo=UTC)"
+_GIVE_DATETIME = "give a datetime, such as that of datetime.fromisoformat()"
 _ALTER_COLUMN = (
     "its column has none either; if what is in there is UTC, run ALTER TABLE ... ALTER COLUMN ... "
     "TYPE timestamp with time zone USING ... AT TIME ZONE 'UTC'"
@@ -40,8 +41,10 @@ class UTCDateTime(TypeDecorator[datetime]):
         """Return the value in UTC; raises `NaiveDatetime`."""
         if value is None:
             return None
-        if not isinstance(value, datetime) or value.utcoffset() is None:
-            raise NaiveDatetime(value, _GIVE_ZONE)
+        if not isinstance(value, datetime):
+            raise NaiveDatetime(value, _GIVE_DATETIME)
+        if value.utcoffset() is None:
+            raise NaiveDatetime(value, GIVE_ZONE)
         return value.astimezone(UTC)
 
     def literal_processor(self, dialect: Dialect) -> Callable[[Any], str] | None:

@@ -407,3 +407,30 @@ def test_readers_of_replicas_are_never_trusted_to_be_up_to_date(replicated: Any)
 
 def test_an_orm_cache_is_made_for_a_manager(app: App) -> None:
     assert OrmCache(app.mgr, memory_region()) in app.mgr.companions
+
+
+def test_a_value_by_role_needs_somebody_who_has_one(app: App) -> None:
+    class Roles(App):
+        identity: Any
+
+        @orm_cached("on-table-change:users", by_role=True)
+        def value(self) -> str:
+            return str(self.identity.role)
+
+    roles = Roles(app.mgr, memory_region())
+    with pytest.raises(ConfigurationError, match="no attribute identity"):
+        roles.value
+    for role in ("guest", "admin"):
+        roles.identity = type("Identity", (), {"role": role})
+        assert roles.value == role
+
+
+def test_a_decorator_without_a_policy_is_noticed() -> None:
+    with pytest.raises((ConfigurationError, RuntimeError)) as caught:
+
+        class Forgetful(App):
+            @orm_cached
+            def value(self) -> bool:
+                return True
+
+    assert "needs a policy" in f"{caught.value} {caught.value.__cause__}"

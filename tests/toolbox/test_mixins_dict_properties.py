@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import weakref
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
-from onegov_orm import MutableDefault, OrmError
+from onegov_orm import MutableDefault, NaiveDatetime, OrmError
 from onegov_orm.base import ModelBase
 from onegov_orm.mixins import (
     ContentMixin,
@@ -461,3 +462,15 @@ def test_classes_with_properties_can_be_forgotten():
     del model
     gc.collect()
     assert reference() is None
+
+
+def test_a_datetime_that_no_query_would_find_is_refused_when_it_is_set() -> None:
+    class Plain:
+        meta: dict[str, Any] | None = None
+        at = meta_property(value_type=datetime)
+
+    plain = Plain()
+    with pytest.raises(NaiveDatetime, match="time zone"):
+        plain.at = datetime(2026, 1, 1)  # noqa: DTZ001
+    plain.at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert plain.meta == {"at": plain.at}

@@ -58,12 +58,16 @@ def _collation(collation: str, usual: str) -> str:
 
 
 def option_list(array: str, prefix: str = "") -> str:
-    """Return storage parameters as a list, null without any."""
+    """Return storage parameters as a list, null without any.
+
+    What the server keeps there for itself, such as the ``pg_attver`` of PostgreSQL 15.20, nobody
+    can set.
+    """
     return f"""(
         SELECT pg_catalog.string_agg('{prefix}' || pg_catalog.quote_ident(
             pg_catalog.split_part(option, '=', 1)) || '=' || pg_catalog.quote_literal(
             pg_catalog.substr(option, pg_catalog.strpos(option, '=') + 1)), ', ')
-        FROM pg_catalog.unnest({array}) AS option)"""
+        FROM pg_catalog.unnest({array}) AS option WHERE option NOT LIKE 'pg\\_%')"""
 
 
 def has_dependency(catalog: str, oid: str, kind: str) -> str:
@@ -358,7 +362,9 @@ COLUMN_SETTINGS: Final = (
     _column_setting(
         "STATISTICS %s", "field.attstattarget", "COALESCE(field.attstattarget, -1) >= 0"
     ),
-    _column_setting("(%s)", option_list("field.attoptions"), "field.attoptions IS NOT NULL"),
+    _column_setting(
+        "(%s)", option_list("field.attoptions"), f"{option_list('field.attoptions')} IS NOT NULL"
+    ),
 )
 
 #: An inherited column that is declared not null further down only.

@@ -62,9 +62,12 @@ def _of_relation(name: str) -> str:
 
 
 def list_of(array: str) -> str:
-    """Return the options of an array, sorted."""
+    """Return the options of an array, sorted, without those that the server keeps for itself.
+
+    PostgreSQL 15.20 notes in each column when it was made, as ``pg_attver``.
+    """
     return f"""(SELECT pg_catalog.string_agg(entry, ', ' ORDER BY entry COLLATE "C")
-        FROM unnest({array}) AS entry)"""
+        FROM unnest({array}) AS entry WHERE entry NOT LIKE 'pg\\_%')"""
 
 
 def name_of(kind: str, oid: str) -> str:

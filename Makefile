@@ -12,7 +12,7 @@ NOT_OF_SQLALCHEMY = \
 	$(addprefix integration/test_,embedded wire read_only pooler pooler_restrictions test_servers \
 		async_plans processes replicas replicas_failing) \
 	$(addprefix fleet/test_,doctor drift fingerprints cloning cloning_random dumps lifecycle_purging) \
-	$(addprefix toolbox/test_,cache_redis cache_storm debug selectable unaccent)
+	$(addprefix toolbox/test_,cache_mistakes cache_redis cache_requests cache_storm debug selectable unaccent)
 
 export VENV
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -65,12 +66,16 @@ class RedisServer:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 10
-        with redis.Redis(unix_socket_path=str(self._socket)) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.01)
+        while not self._answers():
+            if time.monotonic() > deadline:
+                raise TimeoutError("Redis does not answer")
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(self._socket))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(5) == b"+PONG"
+            except OSError:
+                return False

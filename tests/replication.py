@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -114,8 +115,11 @@ class Standby:
         """Kill the main process with SIGKILL; its children notice, and leave their clients."""
         pid = self.server.pid
         assert pid is not None, "the standby does not run"
+        children = children_of(pid)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.is_running, f"{self.name} has survived")
+        # One of them may still write to the files that the next server recovers.
+        wait_until(lambda: not any(map(is_alive, children)), f"{self.name} has left children")
 
     def close(self) -> None:
         """Stop for good and remove everything, the primary's slot too."""
@@ -233,3 +237,21 @@ def wait_until(
         if time.monotonic() > deadline:
             raise TimeoutError(f"{complaint} within {timeout:g} seconds")
         time.sleep(POLL_SECONDS)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    found = subprocess.run(
+        ["ps", "-A", "-o", "ppid=,pid="], capture_output=True, text=True, check=True
+    )
+    pairs = [line.split() for line in found.stdout.splitlines()]
+    return [int(child) for parent, child in pairs if int(parent) == pid]
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -45,12 +45,13 @@ class Memo:
 
     def touch(self, keys: Collection[str]) -> set[str]:
         """Note what is outdated, and return what was not before."""
+        changed = set(keys)
         outdated = [
-            key for key, (_value, needs) in self._values.items() if not needs_none(keys, needs)
+            key for key, (_value, needs) in self._values.items() if not changed.isdisjoint(needs)
         ]
         for key in outdated:
             del self._values[key]
-        new = set(keys) - self.touched
+        new = changed - self.touched
         self.touched |= new
         return new
 
@@ -63,8 +64,3 @@ class Memo:
         """Forget what may be made of what was rolled back."""
         self._values.clear()
         self._objects.clear()
-
-
-def needs_none(keys: Collection[str], needs: Collection[str]) -> bool:
-    """Tell whether none of the keys is needed."""
-    return not any(key in needs for key in keys)
